@@ -1,0 +1,83 @@
+"""Writes ``docs/data_contract.md`` from ``transforms/schema.py``.
+
+    python -m transforms.data_contract > docs/data_contract.md
+
+A test holds the committed page to the schema, so neither can change alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from transforms import schema
+
+PREAMBLE = """\
+# Data contract
+
+Generated from `transforms/schema.py` by `python -m transforms.data_contract`; do not edit by hand.
+The tests' brute-force implementation is written from this page, not from the code.
+
+## Terms
+
+- **C** is the cutoff, a date, 00:00 UTC (in a prediction: `as_of`). **H** is `horizon_days`. `[a, b)` is a half-open
+  range of UTC days. All day arithmetic is on whole UTC days, whatever the machine's time zone.
+- A **line** is one usable order line (table *Orders*). Returns are lines with a negative amount. Equal lines are
+  kept: two identical lines are two lines.
+- In the table *Features* "lines" are the customer's lines with `order_day < C` (and `order_day >= C - history_days`
+  when `--history_days` is given). Nothing on or after C is ever seen.
+- **order key**: `order_id`, or the empty text where it is null. An **order group** is the lines of one customer with
+  the same non-null `order_id`; lines without `order_id` form one group per customer and `order_day`. Its **order
+  value** is the sum of their amounts, its **order time** the smallest `ordered_at` among them, its **order day** the
+  UTC day of the order time. An **order** is an order group whose order value is > 0.
+- **order days** are the distinct order days of a customer's orders. First and last order day are the smallest and
+  the largest of them.
+- **Population**: the customers with at least one order before C. Nobody else gets a row.
+- Sums, maxima and single amounts of money are exact decimals. A mean, ratio or deviation is computed in float64 from
+  exact sums, each operand converted once.
+- A window without lines has value 0 and 0 orders. Exactly the nulls stated below exist.
+"""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _table(columns: Iterable[schema.Column], *, model: bool = False) -> str:
+    head = ["name", "type", "unit", "formula", "nulls"] + (["model input"] if model else [])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for c in columns:
+        cells = [f"`{c.name}`", c.type.bigquery, c.unit, c.formula, c.nulls]
+        if model:
+            cells.append(c.model_input.value if c.model_input else "")
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _reasons(reasons: Iterable[schema.Reason]) -> str:
+    lines = ["| reason | to blame | accepted |", "| --- | --- | --- |"]
+    lines += [f"| `{r.name}` | `{r.column}` | {_cell(r.accepted)} |" for r in reasons]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    sections = [
+        PREAMBLE,
+        "## Orders\n\nAfter cleaning. Empty text in any column counts as null.\n\n" + _table(schema.ORDERS),
+        "## Lines that are not used\n\n"
+        "Lines in = used + excluded + dead letters; every manifest holds the three and the equation is asserted.\n"
+        "A line gets the first reason that applies: `no_customer`, then the dead letters in this order, then the\n"
+        "other exclusions.\n\n### Excluded\n\n"
+        + _reasons(schema.EXCLUDED)
+        + "\n\n### Dead letters\n\n"
+        + _reasons(schema.DEAD_LETTERS),
+        "## Features\n\nOne row a customer of the population.\n\n" + _table(schema.FEATURES, model=True),
+        "## Labels\n\nOver all lines of the customer in `[C, C+H)`, orders or not.\n\n" + _table(schema.LABELS),
+        "## Split\n\n" + _table([schema.SPLIT]),
+        "## Predictions\n\nOne row a customer of the population as of `as_of`.\n\n" + _table(schema.PREDICTIONS),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
