@@ -226,11 +226,11 @@ DEAD_LETTERS: tuple[Reason, ...] = (
     Reason("bad_customer_id", "customer_id", "text or a whole number"),
     Reason("customer_id_too_long", "customer_id", f"at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes"),
     Reason("bad_ordered_at", "ordered_at", _TIME),
-    Reason("bad_amount", "amount", _NUMBER),
+    Reason("bad_amount", "amount", _NUMBER + f", |amount| < {MONEY_LIMIT:.0e}"),
     Reason("bad_quantity", "quantity", _NUMBER + f", |quantity| < {FACTOR_LIMIT:.0e}"),
     Reason("bad_unit_price", "unit_price", _NUMBER + f", |unit_price| < {FACTOR_LIMIT:.0e}"),
     Reason("missing_amount", "amount", "an amount, or both quantity and unit_price"),
-    Reason("amount_out_of_range", "amount", f"|amount| < {MONEY_LIMIT:.0e}"),
+    Reason("amount_out_of_range", "quantity", f"|quantity x unit_price| < {MONEY_LIMIT:.0e}"),
 )
 """Lines that cannot be used, kept with their reason; in this order of precedence, after ``no_customer``."""
 

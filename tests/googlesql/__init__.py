@@ -1,0 +1,1 @@
+"""Tests that run compiled BigQuery SQL on Google's own SQL engine, offline."""

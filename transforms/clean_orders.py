@@ -1,0 +1,114 @@
+"""Raw order lines -> orders, each with the reason why it is not used, as one Ibis expression.
+
+The rules and their precedence stand in ``docs/data_contract.md``. The expression is a projection:
+one row out for each row in, in the same order.
+"""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+
+from transforms import engines, schema
+
+NUMBER_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+TIME_PATTERN = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?$"
+)
+_WHOLE_PATTERN = r"^-?[0-9]+$"
+_TEXTS = ("order_id", "item_id", "country", "channel", "category")
+
+
+def clean_orders(raw: ir.Table) -> ir.Table:
+    """Types and checks raw lines.
+
+    Args:
+      raw: columns named as in ``schema.ORDERS`` (without order_day) or ``unit_price``; any of the
+        types ``pipelines.orders_source`` accepts; optional ones may be absent.
+
+    Returns:
+      The columns of ``schema.ORDERS`` and ``reason``: null for a usable line, else a name from
+      ``schema.EXCLUDED`` or ``schema.DEAD_LETTERS``.
+    """
+    given = {name: _given(raw, name) for name in ("customer_id", "ordered_at", "amount", "quantity", "unit_price")}
+    typed = raw.select(
+        customer_id=_identifier(given["customer_id"]),
+        ordered_at=_time(given["ordered_at"]),
+        amount=_number(given["amount"]),
+        quantity=_number(given["quantity"]),
+        unit_price=_number(given["unit_price"]),
+        has_id=_present(given["customer_id"]),
+        has_amount=given["amount"].notnull(),
+        has_quantity=given["quantity"].notnull(),
+        has_unit_price=given["unit_price"].notnull(),
+        **{name: _identifier(_given(raw, name)) for name in _TEXTS},
+    )
+    priced = typed.mutate(
+        order_day=typed.ordered_at.date(),
+        amount=_below(typed.amount, schema.MONEY_LIMIT),
+        quantity=_below(typed.quantity, schema.FACTOR_LIMIT),
+        unit_price=_below(typed.unit_price, schema.FACTOR_LIMIT),
+    )
+    product = engines.multiply_money(priced.quantity, priced.unit_price)
+    valued = priced.mutate(amount=ibis.ifelse(priced.has_amount, priced.amount, product))
+    reason = ibis.cases(
+        (~valued.has_id, "no_customer"),
+        (valued.customer_id.isnull(), "bad_customer_id"),
+        (engines.utf8_bytes(valued.customer_id) > schema.CUSTOMER_ID_MAX_BYTES, "customer_id_too_long"),
+        (valued.ordered_at.isnull(), "bad_ordered_at"),
+        (valued.has_amount & valued.amount.isnull(), "bad_amount"),
+        (valued.has_quantity & valued.quantity.isnull(), "bad_quantity"),
+        (~valued.has_amount & valued.has_unit_price & valued.unit_price.isnull(), "bad_unit_price"),
+        (valued.amount.isnull(), "missing_amount"),
+        (_below(valued.amount, schema.MONEY_LIMIT).isnull(), "amount_out_of_range"),
+        else_=ibis.null(dt.string),
+    )
+    return valued.select(*schema.names(schema.ORDERS), reason=reason)
+
+
+def _given(raw: ir.Table, name: str) -> ir.Value:
+    """The column, with empty text as null; null throughout where the source has no such column."""
+    if name not in raw.columns:
+        return ibis.null(dt.string)
+    column = raw[name]
+    return column.nullif("") if column.type().is_string() else column
+
+
+def _present(identifier: ir.Value) -> ir.BooleanValue:
+    # pandas writes a missing whole number as NaN: no id, not a wrong one.
+    if identifier.type().is_floating():
+        return identifier.notnull() & ~identifier.isnan()
+    return identifier.notnull()
+
+
+def _identifier(column: ir.Value) -> ir.StringValue:
+    if column.type().is_floating():
+        text = column.cast(dt.float64).cast(dt.string).re_replace(r"\.0$", "")
+        return ibis.ifelse(text.re_search(_WHOLE_PATTERN), text, ibis.null(dt.string))
+    return column if column.type().is_string() else column.cast(dt.string)
+
+
+def _time(column: ir.Value) -> ir.TimestampValue:
+    if column.type().is_string():
+        return engines.parse_timestamp(ibis.ifelse(column.re_search(TIME_PATTERN), column, ibis.null(dt.string)))
+    return column.cast(dt.Timestamp("UTC"))
+
+
+def _number(column: ir.Value) -> ir.DecimalValue:
+    """The column as money; null where it is null or not a finite number."""
+    kind = column.type()
+    if kind.is_integer() or (kind.is_decimal() and kind.scale is not None and kind.scale <= 9):
+        return column.try_cast(engines.MONEY)
+    if kind.is_floating():
+        # Through the shortest text: what the person wrote, not the binary fraction nearest to it.
+        column = column.cast(dt.float64).cast(dt.string)
+    elif kind.is_decimal():
+        column = column.cast(dt.string)
+    return engines.parse_money(ibis.ifelse(column.re_search(NUMBER_PATTERN), column, ibis.null(dt.string)))
+
+
+def _below(number: ir.DecimalValue, limit: int) -> ir.DecimalValue:
+    """The number, null where its size reaches the limit."""
+    return ibis.ifelse(number.abs() < ibis.literal(limit).cast(engines.MONEY), number, ibis.null(engines.MONEY))

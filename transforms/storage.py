@@ -1,0 +1,163 @@
+"""Step directories on any file system: immutable, and complete only with a manifest.
+
+A step calls ``begin``, writes its files, and calls ``finish``, which writes ``manifest.json`` last::
+
+    begin --(marker _started.json)--> files ... --> finish --(manifest.json, marker gone)
+
+A reader calls ``read_manifest`` and so refuses whatever is half-written. ``begin`` on a finished
+directory answers with its manifest when the arguments are the same, and refuses otherwise.
+URIs are local paths, ``file://``, ``gs://`` or ``s3://``: whatever ``pyarrow.fs`` opens.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from typing import Any
+
+from transforms.errors import UsageError
+
+MANIFEST = "manifest.json"
+STARTED = "_started.json"
+
+
+def resolve(uri: str) -> tuple[Any, str]:
+    """The ``pyarrow.fs.FileSystem`` of a URI and the path in it. Relative local paths become absolute."""
+    from pyarrow import fs
+
+    if "://" not in uri:
+        return fs.LocalFileSystem(), os.path.abspath(uri)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except ValueError as error:
+        raise UsageError(f"{uri!r} is not a path this system opens: {error}") from error
+    return filesystem, path
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def exists(uri: str) -> bool:
+    from pyarrow import fs
+
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(uri: str) -> bytes:
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Writes a small file so that no reader ever sees half of it."""
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(os.path.dirname(path), recursive=True)
+    # Object stores show an object only once it is closed; a local file needs the rename.
+    target = f"{path}.writing" if is_local(uri) else path
+    with filesystem.open_output_stream(target, compression=None) as stream:
+        stream.write(content)
+    if target != path:
+        os.replace(target, path)
+
+
+def list_files(directory: str, suffix: str = "") -> list[str]:
+    """Paths of the files below a directory, sorted, usable with ``resolve(directory)[0]``."""
+    from pyarrow import fs
+
+    filesystem, path = resolve(directory)
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+    found = filesystem.get_file_info(selector)
+    return sorted(info.path for info in found if info.is_file and info.path.endswith(suffix))
+
+
+def glob(pattern: str) -> tuple[Any, list[Any]]:
+    """The file system and the sorted ``FileInfo`` of the files a path or ``*?[]`` pattern names."""
+    from pyarrow import fs
+
+    filesystem, path = resolve(pattern)
+    fixed = path[: min((path.index(c) for c in "*?[" if c in path), default=len(path))]
+    if fixed == path:
+        info = filesystem.get_file_info(path)
+        if info.type != fs.FileType.Directory:
+            return filesystem, [info] if info.is_file else []
+        fixed, path = path, path.rstrip("/") + "/*"
+    root = fixed if fixed == path[:-2] else os.path.dirname(fixed)
+    found = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    # As in a shell, a star stays within one folder and hidden files are not meant.
+    parts = path.split("/")
+    return filesystem, sorted(
+        (
+            info
+            for info in found
+            if info.is_file
+            and not info.base_name.startswith((".", "_"))
+            and len(info.path.split("/")) == len(parts)
+            and all(map(fnmatch.fnmatchcase, info.path.split("/"), parts))
+        ),
+        key=lambda info: info.path,
+    )
+
+
+def _read_json(uri: str) -> dict[str, Any]:
+    content = json.loads(read_bytes(uri))
+    if not isinstance(content, dict):
+        raise UsageError(f"{uri} does not hold a JSON object")
+    return content
+
+
+def read_manifest(directory: str, kind: str) -> dict[str, Any]:
+    """The manifest of a finished directory of this kind ("features", "model", "predictions", ...).
+
+    Raises:
+      UsageError: there is no manifest (missing, or half-written), or it is of another kind.
+    """
+    if not exists(join(directory, MANIFEST)):
+        raise UsageError(f"{directory} is not a complete {kind} directory: it has no {MANIFEST}")
+    manifest = _read_json(join(directory, MANIFEST))
+    if manifest.get("kind") != kind:
+        raise UsageError(f"{directory} holds {manifest.get('kind')!r}, accepted is a {kind} directory")
+    return manifest
+
+
+def begin(directory: str, kind: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Prepares a directory for writing, or returns the manifest of the same finished step.
+
+    Raises:
+      UsageError: the directory holds another step's result, or files that are not a step's.
+    """
+    filesystem, path = resolve(directory)
+    if exists(join(directory, MANIFEST)):
+        manifest = read_manifest(directory, kind)
+        previous = manifest.get("arguments", {})
+        changed = sorted(k for k in {*previous, *arguments} if previous.get(k) != arguments.get(k))
+        if changed:
+            detail = ", ".join(f"{k} was {previous.get(k)!r}, is {arguments.get(k)!r}" for k in changed)
+            raise UsageError(f"--output {directory!r} holds another result ({detail}): choose a new directory")
+        return manifest
+    if list_files(directory):
+        if not exists(join(directory, STARTED)):
+            raise UsageError(f"--output {directory!r} is not empty and not a half-finished step: choose a new directory")
+        filesystem.delete_dir_contents(path)
+    write_bytes(join(directory, STARTED), json.dumps({"kind": kind, "arguments": arguments}).encode())
+    return None
+
+
+def finish(directory: str, kind: str, arguments: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Writes the manifest, last of all, and returns it."""
+    from transforms import version
+
+    manifest = {"kind": kind, "code_version": version.code_version(), "arguments": arguments, **content}
+    # Round trip: what the caller gets is exactly what a reader will get.
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
+    write_bytes(join(directory, MANIFEST), text.encode())
+    filesystem, path = resolve(join(directory, STARTED))
+    filesystem.delete_file(path)
+    return dict(json.loads(text))

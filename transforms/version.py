@@ -1,0 +1,23 @@
+"""Which code made an output."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+VERSION = "0.1.0"
+
+
+def code_version() -> str:
+    """The release, and where the code runs from its repository the commit, '+dirty' when changed since."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return VERSION
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return VERSION
+    return f"{VERSION}-{described.stdout.strip()}"
