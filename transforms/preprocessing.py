@@ -59,7 +59,7 @@ def preprocessing_fn(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
       missing; vocabulary inputs -> [batch] int64 below INDEX_COUNT. What never varied in the analysed rows is
       0 for every row ever after, so that no untrained weight can act on it.
     """
-    indices = {column.name: _vocabulary_index(inputs[column.name]) for column in vocabulary_inputs()}
+    indices = {column.name: _vocabulary_index(inputs[column.name], column.name) for column in vocabulary_inputs()}
     return _numeric_features(inputs) | indices
 
 
@@ -110,12 +110,12 @@ def _z_score(x: tf.Tensor, count: tf.Tensor, total: tf.Tensor, squares: tf.Tenso
     return tf.where(varied, tf.clip_by_value((x - mean) / deviation, -CLIP, CLIP), tf.zeros_like(x))
 
 
-def _vocabulary_index(x: tf.Tensor) -> tf.Tensor:
+def _vocabulary_index(x: tf.Tensor, name: str) -> tf.Tensor:
     """MISSING_INDEX, OUT_OF_VOCABULARY_INDEX, or FIRST_VOCABULARY_INDEX + rank by frequency. [batch] int64."""
     # Equal hashes of the whole train split mean that the column never varied, missing rows included.
     hashes = tf.strings.to_hash_bucket_fast(x, _HASH_BUCKETS)
     varied = tft.max(hashes) > tft.min(hashes)
     # Terms of equal frequency are ordered by the term itself: the ranks do not depend on the runner.
-    rank = tft.compute_and_apply_vocabulary(x, top_k=VOCABULARY_SIZE, default_value=-1)
+    rank = tft.compute_and_apply_vocabulary(x, top_k=VOCABULARY_SIZE, default_value=-1, vocab_filename=name)
     known_or_not = rank + FIRST_VOCABULARY_INDEX
     return tf.where(varied & (x != ""), known_or_not, tf.constant(MISSING_INDEX, tf.int64))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PASSTHROUGH_TEXT = (schema.CUSTOMER_ID.name, schema.SPLIT.name)
 PASSTHROUGH_NUMBERS = tuple(schema.names(schema.LABELS))
-PASSTHROUGH_KEYS = frozenset(PASSTHROUGH_TEXT + PASSTHROUGH_NUMBERS)
+PASSTHROUGH_KEYS = {*PASSTHROUGH_TEXT, *PASSTHROUGH_NUMBERS}
 """Columns that travel beside the transform and never enter it: ``tft_beam.Context(passthrough_keys=...)``."""
 
 

@@ -219,13 +219,13 @@ EXCLUDED: tuple[Reason, ...] = (
 )
 """Lines that are fine but not used, counted by reason; in this order of precedence."""
 
-_TIME = "ISO 8601, such as 2011-08-08, 2011-08-08 23:30:00 or 2011-08-08T23:30:00.5+01:00"
+TIME_ACCEPTED = "ISO 8601, such as 2011-08-08, 2011-08-08 23:30:00 or 2011-08-08T23:30:00.5+01:00"
 _NUMBER = "a finite decimal number such as -12.34 or 1e3"
 DEAD_LETTERS: tuple[Reason, ...] = (
     Reason("malformed_line", "line", "as many fields as the header has"),
     Reason("bad_customer_id", "customer_id", "text or a whole number"),
     Reason("customer_id_too_long", "customer_id", f"at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes"),
-    Reason("bad_ordered_at", "ordered_at", _TIME),
+    Reason("bad_ordered_at", "ordered_at", TIME_ACCEPTED),
     Reason("bad_amount", "amount", _NUMBER + f", |amount| < {MONEY_LIMIT:.0e}"),
     Reason("bad_quantity", "quantity", _NUMBER + f", |quantity| < {FACTOR_LIMIT:.0e}"),
     Reason("bad_unit_price", "unit_price", _NUMBER + f", |unit_price| < {FACTOR_LIMIT:.0e}"),

@@ -106,6 +106,28 @@ def glob(pattern: str) -> tuple[Any, list[Any]]:
     )
 
 
+def copy_directory(source: str, target: str) -> str:
+    """Copies a directory of small files and returns the target."""
+    filesystem, root = resolve(source)
+    for path in list_files(source):
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            write_bytes(join(target, os.path.relpath(path, root)), stream.read())
+    return target
+
+
+def fingerprint(directory: str) -> str:
+    """A short hash of the names and contents of a directory's files."""
+    import hashlib
+
+    filesystem, root = resolve(directory)
+    digest = hashlib.sha256()
+    for path in list_files(directory):
+        digest.update(os.path.relpath(path, root).encode())
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
 def _read_json(uri: str) -> dict[str, Any]:
     content = json.loads(read_bytes(uri))
     if not isinstance(content, dict):

@@ -1,0 +1,150 @@
+"""Orders -> a features directory: one snapshot of every customer, ready to train or to judge on.
+
+    python -m pipelines.features --orders orders.parquet --cutoff 2011-08-08 --horizon_days 90 --output features/
+
+Features see only orders before the cutoff, labels those in [cutoff, cutoff + horizon_days). The
+directory holds raw/ (Parquet, one row a customer), transformed/ and transform_fn/ (tf.Transform,
+analysed on the train split), dead_letters/ and, written last, manifest.json. Running the same
+command again does nothing; a half-written directory is made anew. Arguments not listed here go to
+Beam, such as --runner DataflowRunner --project P --region R --temp_location gs://bucket/temp.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines import options as shared
+from transforms.errors import UsageError, exit_code
+
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipelines.orders_source import OrdersSource
+    from transforms.customer_features import Snapshot
+
+KIND = "features"
+
+
+@dataclass(frozen=True)
+class FeaturesOptions:
+    orders: str
+    columns: str | None
+    csv_delimiter: str
+    csv_encoding: str
+    buckets: int | None
+    cutoff: datetime.date
+    horizon_days: int
+    history_days: int | None
+    output: str
+    reuse_transform: str | None
+
+    @classmethod
+    def parse(cls, argv: list[str] | None) -> tuple[FeaturesOptions, list[str]]:
+        """Our arguments, and those left for Beam."""
+        parser = argparse.ArgumentParser(
+            "python -m pipelines.features", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
+        )
+        shared.add_orders_arguments(parser)
+        parser.add_argument("--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start")
+        parser.add_argument("--horizon_days", type=shared.positive, required=True, help="whole days after the cutoff whose value is the label")
+        parser.add_argument("--history_days", type=shared.positive, help="how far back features look (default: all history)")
+        parser.add_argument("--output", required=True, metavar="DIR", help="the directory to make, local or gs://")
+        parser.add_argument(
+            "--reuse_transform", metavar="DIR",
+            help="a features directory whose transform is applied instead of analysing anew, "
+            "so that one model can learn from both snapshots",
+        )  # fmt: skip
+        known, beam_arguments = parser.parse_known_args(argv)
+        return cls(**vars(known)), beam_arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(argv))
+
+
+def run(argv: list[str] | None = None) -> dict[str, Any]:
+    """Makes the snapshot and returns its manifest."""
+    options, beam_arguments = FeaturesOptions.parse(argv)
+    beam_options = shared.pipeline_options(beam_arguments)
+
+    from pipelines import snapshot_job
+    from transforms import storage
+
+    source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
+    snapshot = _snapshot(options, source)
+    reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
+    arguments = snapshot_job.arguments_of(source, snapshot)
+    arguments["transform"] = reused and reused["transform_fingerprint"]
+    manifest = storage.begin(options.output, KIND, arguments)
+    if manifest:
+        print(f"features: {options.output} is already complete", file=sys.stderr)
+        return manifest
+    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
+    snapshot_job.execute(pipeline, options.output)
+    manifest = storage.read_manifest(options.output, KIND)
+    snapshot_job.report(KIND, manifest, options.output)
+    return manifest
+
+
+def build_pipeline(
+    options: FeaturesOptions, beam_options: PipelineOptions, source: OrdersSource, snapshot: Snapshot,
+    arguments: dict[str, Any],
+) -> Pipeline:  # fmt: skip
+    """The job's graph: orders -> customers -> tf.Transform -> manifest."""
+    import apache_beam as beam
+
+    from pipelines import snapshot_job
+    from transforms import storage
+    from transforms.transform_customers import transform_customers
+
+    output = options.output
+    pipeline = beam.Pipeline(options=beam_options)
+    parts = snapshot_job.customer_parts(
+        pipeline, source, snapshot, output=output, raw=storage.join(output, "raw"),
+        buckets=snapshot_job.bucket_count(source, options.buckets), local=shared.is_local(beam_options),
+    )  # fmt: skip
+    content: dict[str, Any] = {"data_end": str(source.end)}
+    reuse = None
+    if options.reuse_transform:
+        reuse = storage.copy_directory(
+            storage.join(options.reuse_transform, "transform_fn"), storage.join(output, "transform_fn")
+        )
+    transformed, transform_written = transform_customers(
+        parts.paths,
+        transformed=storage.join(output, "transformed"),
+        transform_fn=storage.join(output, "transform_fn"),
+        temp=storage.join(output, snapshot_job.TEMP_DIRECTORY),
+        reuse=reuse,
+    )
+    snapshot_job.write_manifest(
+        pipeline, output, KIND, arguments, content, parts.counts, parts.dead_letters, transformed, transform_written
+    )
+    return pipeline
+
+
+def _snapshot(options: FeaturesOptions, source: OrdersSource) -> Snapshot:
+    """The days to see, checked against the days there are."""
+    from transforms.customer_features import Snapshot
+
+    snapshot = Snapshot(options.cutoff, options.horizon_days, options.history_days)
+    if not source.first_day < options.cutoff <= source.last_day:
+        raise UsageError(
+            f"--cutoff {options.cutoff} leaves no orders on one side: accepted is a day after {source.first_day} "
+            f"and not after {source.last_day}"
+        )
+    if snapshot.end > source.end:
+        days = (source.end - options.cutoff).days
+        raise UsageError(
+            f"--horizon_days {options.horizon_days} from --cutoff {options.cutoff} reaches past the last order day "
+            f"{source.last_day}: accepted is at most {days}, or an earlier cutoff"
+        )
+    return snapshot
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What every pipeline's command line shares: argument types, and the options handed on to Beam."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transforms.errors import UsageError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+# Named in full because `DirectRunner` asks the network for Prism first: a machine with a network
+# and one without would run different engines.
+IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+# These run on the launching machine, so that their workers see the launcher's files.
+_LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner", "BundleBasedDirectRunner"}
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples of a description as written, and shows every default."""
+
+
+def date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a date such as 2011-08-08") from None
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number of at least 1")
+    return int(text)
+
+
+def add_orders_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that reads orders."""
+    parser.add_argument(
+        "--orders", required=True, metavar="URI",
+        help="orders as Parquet or CSV (also .csv.gz): a file, a folder or a pattern, local or gs://",
+    )  # fmt: skip
+    parser.add_argument(
+        "--columns", metavar="MAP",
+        help="foreign column names as our_name=their_name,..., or a TOML file of such pairs; ours are customer_id, "
+        "ordered_at, amount (or quantity and unit_price), order_id, item_id, country, channel, category",
+    )  # fmt: skip
+    parser.add_argument("--csv_delimiter", default=",", help="the character between CSV fields")
+    parser.add_argument("--csv_encoding", default="utf8", help="the text encoding of CSV files, such as latin-1")
+    parser.add_argument(
+        "--buckets", type=positive, metavar="N",
+        help="groups of customers aggregated at a time; more need less memory (default: follows the input's size)",
+    )  # fmt: skip
+
+
+def is_local(options: PipelineOptions) -> bool:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
+def pipeline_options(argv: list[str]) -> PipelineOptions:
+    """Beam's options from the arguments our own parser did not know.
+
+    Raises:
+      UsageError: Beam does not know an argument either.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+
+    options = PipelineOptions(argv, save_main_session=False)
+    known: set[str] = set()
+    options.get_all_options(add_extra_args_fn=lambda parser: known.update(parser._option_string_actions))
+    flags = [argument.split("=", 1)[0] for argument in argv if argument.startswith("--")]
+    for flag in flags:
+        # A mistyped argument of ours must not end as a warning in Beam's log.
+        if flag not in known:
+            raise UsageError(f"{flag} is known neither to this command nor to Beam: see --help")
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "FnApiRunner"):
+        standard.runner = IN_PROCESS_RUNNER
+    setup = options.view_as(SetupOptions)
+    root = Path(__file__).resolve().parent.parent
+    if setup.setup_file is not None:
+        # Beam 2.77 fails on a bare `setup.py` (it asks for the folder '').
+        setup.setup_file = str(Path(setup.setup_file).absolute())
+    elif not is_local(options) and setup.sdk_location != "container" and (root / "setup.py").exists():
+        setup.setup_file = str(root / "setup.py")
+    return options
+

@@ -1,0 +1,370 @@
+"""Orders from files: what is there, whether it fits the schema, and its rows as Arrow batches.
+
+Everything a wrong source can be told before a job starts is told here: missing files and columns,
+types that cannot become orders, no rows at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transforms import schema, storage
+from transforms.errors import UsageError, rejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("customer_id", "ordered_at", "amount", "quantity", "unit_price",
+           "order_id", "item_id", "country", "channel", "category")  # fmt: skip
+_TIMES, _MONEYS = ("ordered_at",), ("amount", "quantity", "unit_price")
+# Big enough that the work per batch outweighs its overhead, small enough to hold several.
+BATCH_ROWS = 131_072
+CSV_BLOCK_BYTES = 16 << 20
+SPLIT_ROWS = 2_000_000
+
+
+@dataclass(frozen=True)
+class OrdersFormat:
+    """How the files are to be read. ``columns`` maps our names to the files' names."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    csv_delimiter: str = ","
+    csv_encoding: str = "utf8"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the source that one worker reads: a CSV file, or some row groups of a Parquet file."""
+
+    uri: str
+    path: str
+    row_groups: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class OrdersSource:
+    """A checked source: rows, first and last order day, and the splits to read."""
+
+    uri: str
+    format: OrdersFormat
+    schema: pa.Schema  # our names -> the types the files hold
+    splits: tuple[Split, ...]
+    rows: int
+    first_day: datetime.date
+    last_day: datetime.date
+    files: tuple[dict[str, Any], ...]
+
+    @property
+    def end(self) -> datetime.date:
+        """The data's end: the day after the last order day."""
+        return self.last_day + datetime.timedelta(days=1)
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """``our_name=their_name,...`` or a TOML file (pairs at the top, or in a table ``[columns]``)."""
+    if not text:
+        return {}
+    if text.endswith(".toml"):
+        pairs = _read_toml(text)
+    else:
+        parts = [part.partition("=") for part in text.split(",")]
+        if any(not theirs for _, _, theirs in parts):
+            raise rejected("--columns", text, "our_name=their_name,... or a .toml file")
+        pairs = {ours.strip(): theirs.strip() for ours, _, theirs in parts}
+    for ours in pairs:
+        if ours not in COLUMNS:
+            raise rejected("--columns", ours, "one of " + ", ".join(COLUMNS))
+    return pairs
+
+
+def _read_toml(path: str) -> dict[str, str]:
+    import tomllib
+
+    try:
+        content = tomllib.loads(storage.read_bytes(path).decode())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--columns {path!r} is not readable: {error}") from error
+    content = content.get("columns", content)
+    if not all(isinstance(value, str) for value in content.values()):
+        raise rejected("--columns", path, "a TOML file of pairs such as customer_id = 'CustomerID'")
+    return dict(content)
+
+
+def inspect(uri: str, how: OrdersFormat) -> OrdersSource:
+    """Looks at the files: footers of Parquet, one pass over CSV (whose rows nothing else counts).
+
+    Raises:
+      UsageError: no file, no row, a missing column, or a type that cannot become the schema's.
+    """
+    filesystem, infos = storage.glob(uri)
+    infos = [info for info in infos if _is_parquet(info.path) or _is_csv(info.path)]
+    if not infos:
+        raise rejected("--orders", uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists")
+    found: pa.Schema | None = None
+    splits: list[Split] = []
+    rows, days = 0, _Days()
+    for info in infos:
+        theirs, file_splits = _layout(filesystem, info.path, uri, how)
+        ours = _rename(theirs, how, info.path)
+        if found is not None and not found.equals(ours):
+            raise UsageError(f"--orders {uri!r}: {info.path} holds other columns or types than {infos[0].path}")
+        found = ours
+        splits += file_splits
+        rows += _measure(filesystem, info.path, file_splits, how, ours, days)
+    assert found is not None
+    if days.first is None or days.last is None:
+        raise UsageError(
+            f"--orders {uri!r} has {rows} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
+        )
+    files = tuple({"path": info.path, "bytes": info.size, "modified": str(info.mtime)} for info in infos)
+    return OrdersSource(uri, how, found, tuple(splits), rows, days.first, days.last, files)
+
+
+def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS) -> Iterator[pa.RecordBatch]:
+    """The split's lines as record batches with our column names; malformed CSV lines are in none of them."""
+    for batch, _ in read_split_with_malformed(split, how, only):
+        yield batch
+
+
+def read_split_with_malformed(
+    split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS
+) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+    """Batches, each with the text of the malformed CSV lines met while reading it."""
+    filesystem, _ = storage.resolve(split.uri)
+    names = {theirs: ours for ours, theirs in how.columns.items()}
+    if _is_parquet(split.path):
+        batches = _parquet_batches(filesystem, split, how, only)
+    else:
+        batches = _csv_batches(filesystem, split.path, how, only)
+    for batch, malformed in batches:
+        yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
+
+
+def _is_parquet(path: str) -> bool:
+    return path.endswith((".parquet", ".pq"))
+
+
+def _is_csv(path: str) -> bool:
+    return path.endswith((".csv", ".csv.gz"))
+
+
+def _layout(filesystem: Any, path: str, uri: str, how: OrdersFormat) -> tuple[pa.Schema, list[Split]]:
+    """The file's own schema and how to split it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if _is_csv(path):
+            with _open_csv(filesystem, path, how, None, []) as reader:
+                return reader.schema, [Split(uri, path)]
+        with filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            return parquet.schema_arrow, list(_row_group_splits(parquet.metadata, uri, path))
+    except (pa.ArrowException, UnicodeError, OSError, LookupError) as error:
+        raise UsageError(f"--orders {uri!r}: {path} is not readable: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _row_group_splits(metadata: Any, uri: str, path: str) -> Iterator[Split]:
+    groups: list[int] = []
+    rows = 0
+    for index in range(metadata.num_row_groups):
+        groups.append(index)
+        rows += metadata.row_group(index).num_rows
+        if rows >= SPLIT_ROWS:
+            yield Split(uri, path, tuple(groups))
+            groups, rows = [], 0
+    if groups:
+        yield Split(uri, path, tuple(groups))
+
+
+def _rename(theirs: pa.Schema, how: OrdersFormat, path: str) -> pa.Schema:
+    """Our columns of the file, with the types they have there.
+
+    Raises:
+      UsageError: naming the missing column or the wrong type, and what is accepted.
+    """
+    import pyarrow as pa
+
+    fields = []
+    for ours in COLUMNS:
+        name = how.columns.get(ours, ours)
+        if name in theirs.names:
+            fields.append(pa.field(ours, _value_type(theirs.field(name).type)))
+        elif ours in how.columns:
+            raise rejected("--columns", f"{ours}={name}", f"a column of {path}: {', '.join(theirs.names)}")
+    present = {field_.name for field_ in fields}
+    needed = ["customer_id", "ordered_at"] + ([] if {"quantity", "unit_price"} <= present else ["amount"])
+    for ours in needed:
+        if ours not in present:
+            hint = " (or both quantity and unit_price)" if ours == "amount" else ""
+            raise UsageError(
+                f"{path} has no column {ours}{hint}: name it by --columns {ours}=...; it has {', '.join(theirs.names)}"
+            )
+    for field_ in fields:
+        _check_type(field_, path, how.columns.get(field_.name, field_.name))
+    return pa.schema(fields)
+
+
+def _value_type(type_: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _check_type(field_: pa.Field, path: str, theirs: str) -> None:
+    from pyarrow import types as t
+
+    text = t.is_string(field_.type) or t.is_large_string(field_.type) or t.is_string_view(field_.type)
+    if field_.name in _TIMES:
+        fits, accepted = text or t.is_timestamp(field_.type) or t.is_date(field_.type), "timestamp, date or text"
+    elif field_.name in _MONEYS:
+        number = t.is_integer(field_.type) or t.is_floating(field_.type) or t.is_decimal(field_.type)
+        fits, accepted = text or number, "integer, float, decimal or text"
+    elif field_.name == "customer_id":
+        fits, accepted = text or t.is_integer(field_.type) or t.is_floating(field_.type), "text, integer or float"
+    else:
+        fits, accepted = text or t.is_integer(field_.type) or t.is_null(field_.type), "text or integer"
+    if not fits:
+        raise UsageError(
+            f"{path}: column {theirs} has type {field_.type}, not usable as {field_.name}: accepted is {accepted}"
+        )
+
+
+def _parquet_batches(
+    filesystem: Any, split: Split, how: OrdersFormat, only: tuple[str, ...]
+) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with filesystem.open_input_file(split.path) as file:
+        # Without pre-buffering the whole row group's bytes are not held beside its batches.
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        present = set(parquet.schema_arrow.names)
+        wanted = [name for name in (how.columns.get(ours, ours) for ours in only) if name in present]
+        groups = list(split.row_groups) if split.row_groups is not None else None
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
+            plain = [_value_type(field_.type) for field_ in batch.schema]
+            yield batch.cast(pa.schema(list(zip(batch.schema.names, plain, strict=True)))), []
+
+
+def _csv_batches(
+    filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...]
+) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+    malformed: list[str] = []
+    with _open_csv(filesystem, path, how, only, malformed) as reader:
+        for batch in reader:
+            yield batch, malformed[:]
+            malformed.clear()
+    if malformed:
+        yield batch.slice(0, 0), malformed
+
+
+def _open_csv(filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...] | None, malformed: list[str]) -> Any:
+    """A streaming reader of a CSV file, every column as text; what does not parse goes to ``malformed``."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    def keep(row: Any) -> str:
+        malformed.append(row.text or "")
+        return "skip"
+
+    header = _csv_header(filesystem, path, how)
+    wanted = header if only is None else [n for n in (how.columns.get(ours, ours) for ours in only) if n in header]
+    return csv.open_csv(
+        _csv_stream(filesystem, path),
+        csv.ReadOptions(block_size=CSV_BLOCK_BYTES, encoding=how.csv_encoding),
+        csv.ParseOptions(delimiter=how.csv_delimiter, newlines_in_values=True, invalid_row_handler=keep),
+        csv.ConvertOptions(
+            column_types={name: pa.string() for name in header},
+            include_columns=wanted,
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+
+
+def _csv_stream(filesystem: Any, path: str) -> Any:
+    return filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
+
+
+def _csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
+    import csv
+    import io
+
+    with _csv_stream(filesystem, path) as stream:
+        head = stream.read(1 << 16).decode(how.csv_encoding, errors="replace")
+    return next(csv.reader(io.StringIO(head, newline=""), delimiter=how.csv_delimiter), [])
+
+
+@dataclass
+class _Days:
+    first: datetime.date | None = None
+    last: datetime.date | None = None
+
+    def add(self, first: datetime.date | None, last: datetime.date | None) -> None:
+        self.first = min((d for d in (self.first, first) if d), default=None)
+        self.last = max((d for d in (self.last, last) if d), default=None)
+
+
+def _measure(filesystem: Any, path: str, splits: list[Split], how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
+    """Adds the file's first and last order day to ``days`` and returns its number of rows."""
+    import pyarrow as pa
+
+    if _is_parquet(path):
+        known = _days_of_footer(filesystem, path, how.columns.get("ordered_at", "ordered_at"))
+        if known is not None:
+            days.add(*known[1:])
+            return known[0]
+    try:
+        return sum(_scan_days(split, how, ours, days) for split in splits)
+    except (pa.ArrowException, UnicodeError) as error:
+        raise UsageError(f"--orders: {path} is not readable: {_one_line(error)}") from error
+
+
+def _days_of_footer(filesystem: Any, path: str, column: str) -> tuple[int, datetime.date, datetime.date] | None:
+    """Rows, first and last day from a Parquet footer; None where it does not tell."""
+    import pyarrow.parquet as pq
+    from pyarrow import types as t
+
+    with filesystem.open_input_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        if not (t.is_timestamp(parquet.schema_arrow.field(column).type) or t.is_date(parquet.schema_arrow.field(column).type)):
+            return None
+        index = parquet.metadata.schema.names.index(column)
+        groups = [parquet.metadata.row_group(i).column(index).statistics for i in range(parquet.metadata.num_row_groups)]
+        if not groups or not all(statistics is not None and statistics.has_min_max for statistics in groups):
+            return None
+        low, high = min(s.min for s in groups), max(s.max for s in groups)
+        return parquet.metadata.num_rows, _utc_day(low), _utc_day(high)
+
+
+def _utc_day(moment: Any) -> datetime.date:
+    if not isinstance(moment, datetime.datetime):
+        return moment  # type: ignore[no-any-return]
+    return (moment.astimezone(datetime.UTC) if moment.tzinfo else moment).date()
+
+
+def _scan_days(split: Split, how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
+    """One pass over ordered_at alone, parsed by the same expression as in the job."""
+    import ibis
+
+    from transforms import clean_orders, engines
+
+    raw = ibis.table(ibis.Schema.from_pyarrow(ours.empty_table().select(["ordered_at"]).schema), name="raw")
+    order_day = clean_orders.clean_orders(raw).order_day
+    sql = engines.compile_sql(order_day.as_table().aggregate(first=order_day.min(), last=order_day.max()), "duckdb")
+    connection = engines.duckdb_connection()
+    rows = 0
+    for batch, malformed in read_split_with_malformed(split, how, ("ordered_at",)):
+        connection.register("raw", batch)
+        low, high = connection.execute(sql).fetchone() or (None, None)
+        days.add(low, high)
+        rows += batch.num_rows + len(malformed)
+    return rows

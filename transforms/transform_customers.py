@@ -1,0 +1,106 @@
+"""tf.Transform over the customers of a snapshot: analysed on the train split only, applied to all.
+
+Customers come and go as Parquet parts (raw/part-x -> transformed/part-x); only their paths are
+elements, read separately by the analysis and the transformation, so that no runner keeps the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+from apache_beam.pvalue import PCollection
+
+from transforms import aggregate, storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART = "part"  # the column in which a batch carries the name of its file through tf.Transform
+
+
+def _part_field() -> pa.Field:
+    import pyarrow as pa
+
+    return pa.field(PART, pa.list_(pa.string()))
+
+
+class _ReadCustomers(beam.DoFn):
+    """Path of a raw part -> its rows as tf.Transform reads them; of one split only, if named."""
+
+    def __init__(self, split: str | None = None) -> None:
+        self.split = split
+
+    def process(self, uri: str) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        from transforms import record_batches
+
+        filesystem, path = storage.resolve(uri)
+        customers = pq.read_table(path, filesystem=filesystem, use_threads=False)
+        if self.split:
+            customers = customers.filter(pc.equal(customers["split"], self.split))
+        if customers.num_rows:
+            batch = record_batches.for_transform(customers)
+            name = pa.array([[os.path.basename(uri)]] * batch.num_rows, _part_field().type)
+            yield batch.append_column(_part_field(), name)
+
+
+class _WriteTransformed(beam.DoFn):
+    """A transformed batch -> the path of its Parquet part."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def process(self, element: tuple[pa.RecordBatch, dict[str, Any]]) -> Iterator[str]:
+        import pyarrow as pa
+
+        from transforms import record_batches
+
+        batch, _ = element
+        path = storage.join(self.directory, batch[PART][0].as_py()[0])
+        rows = record_batches.from_transform(batch.drop_columns([PART]))
+        aggregate.write_parquet(pa.Table.from_batches([rows]), path)
+        yield path
+
+
+def transform_customers(
+    raw_paths: PCollection[str], *, transformed: str, transform_fn: str, temp: str, reuse: str | None
+) -> tuple[PCollection[str], PCollection[Any]]:
+    """Adds the analysis and the transformation to the pipeline of ``raw_paths``.
+
+    Args:
+      raw_paths: URIs of Parquet parts of ``schema.CUSTOMERS``.
+      transformed: directory that gets one part for each raw part.
+      transform_fn: directory that gets the analysed transform (what ``tft.TFTransformOutput`` opens).
+      temp: directory for tf.Transform's own temporary files.
+      reuse: a transform_fn directory to apply instead of analysing; it is not copied here.
+
+    Returns:
+      The transformed paths, and a collection that is complete once the transform is written.
+    """
+    import tensorflow_transform.beam as tft_beam
+    from tfx_bsl.tfxio import tensor_adapter
+
+    from transforms import preprocessing, record_batches
+
+    shuffled = raw_paths | "SpreadCustomers" >> beam.Reshuffle()
+    inputs = record_batches.tensor_adapter_config()
+    config = tensor_adapter.TensorAdapterConfig(
+        inputs.arrow_schema.append(_part_field()), inputs.tensor_representations
+    )
+    with tft_beam.Context(temp_dir=temp, passthrough_keys=record_batches.PASSTHROUGH_KEYS | {PART}):
+        if reuse:
+            transform = raw_paths.pipeline | "ReadTransform" >> tft_beam.ReadTransformFn(reuse)
+            written: PCollection[Any] = raw_paths.pipeline | "TransformExists" >> beam.Create([reuse])
+        else:
+            train = shuffled | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
+            transform = (train, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing.preprocessing_fn)
+            written = transform | "WriteTransform" >> tft_beam.WriteTransformFn(transform_fn)
+        customers = shuffled | "ReadCustomers" >> beam.ParDo(_ReadCustomers())
+        batches, _ = ((customers, config), transform) | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
+    return batches | "WriteTransformed" >> beam.ParDo(_WriteTransformed(transformed)), written
