@@ -20,7 +20,10 @@ _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples of a description as written, and shows every default."""
+    """Keeps the examples of a description as written, and shows the defaults there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def date(text: str) -> datetime.date:

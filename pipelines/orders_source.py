@@ -341,13 +341,15 @@ def _days_of_footer(filesystem: Any, path: str, column: str) -> tuple[int, datet
         groups = [parquet.metadata.row_group(i).column(index).statistics for i in range(parquet.metadata.num_row_groups)]
         if not groups or not all(statistics is not None and statistics.has_min_max for statistics in groups):
             return None
-        low, high = min(s.min for s in groups), max(s.max for s in groups)
-        return parquet.metadata.num_rows, _utc_day(low), _utc_day(high)
+        low, high = _utc_day(min(s.min for s in groups)), _utc_day(max(s.max for s in groups))
+        if low.year < schema.FIRST_YEAR or high.year > schema.LAST_YEAR:
+            return None  # lines that will be dead letters must not decide where the data end
+        return parquet.metadata.num_rows, low, high
 
 
-def _utc_day(moment: Any) -> datetime.date:
+def _utc_day(moment: datetime.date) -> datetime.date:
     if not isinstance(moment, datetime.datetime):
-        return moment  # type: ignore[no-any-return]
+        return moment
     return (moment.astimezone(datetime.UTC) if moment.tzinfo else moment).date()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipelines.orders_source import OrdersFormat, OrdersSource, Split
 
-# Local scratch space inside the output: the same disk, and gone with it.
+# Scratch space inside the output; removed before the manifest is written.
 BUCKETS_DIRECTORY, TEMP_DIRECTORY = "_buckets", "_temp"
 
 
@@ -112,19 +114,19 @@ def customer_parts(
 
 
 def _scratch(output: str, name: str) -> str:
-    import tempfile
-
+    """A local directory: inside a local output, on the same disk and gone with it."""
     if not storage.is_local(output):
-        return tempfile.mkdtemp(prefix=f"clv{name}-")
+        directory = tempfile.mkdtemp(prefix=f"clv{name}-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        return directory
     directory = os.path.join(storage.resolve(output)[1], name)
     os.makedirs(directory, exist_ok=True)
     return directory
 
 
 def clear_scratch(output: str) -> None:
-    if storage.is_local(output):
-        for name in (BUCKETS_DIRECTORY, TEMP_DIRECTORY):
-            shutil.rmtree(os.path.join(storage.resolve(output)[1], name), ignore_errors=True)
+    for name in (BUCKETS_DIRECTORY, TEMP_DIRECTORY):
+        storage.delete_directory(storage.join(output, name))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from transforms import engines, schema
 NUMBER_PATTERN = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 TIME_PATTERN = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?$"
+    r"([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?(Z|[+-]((0[0-9]|1[0-3]):[0-5][0-9]|14:00))?)?$"
 )
 _WHOLE_PATTERN = r"^-?[0-9]+$"
+_YEARS = (schema.FIRST_YEAR, schema.LAST_YEAR + 1)
 _TEXTS = ("order_id", "item_id", "country", "channel", "category")
 
 
@@ -91,9 +92,13 @@ def _identifier(column: ir.Value) -> ir.StringValue:
 
 
 def _time(column: ir.Value) -> ir.TimestampValue:
+    """The instant; null where the text is no time, or the time is outside the years of the contract."""
     if column.type().is_string():
-        return engines.parse_timestamp(ibis.ifelse(column.re_search(TIME_PATTERN), column, ibis.null(dt.string)))
-    return column.cast(dt.Timestamp("UTC"))
+        instant = engines.parse_timestamp(ibis.ifelse(column.re_search(TIME_PATTERN), column, ibis.null(dt.string)))
+    else:
+        instant = column.cast(dt.Timestamp("UTC"))
+    start, end = (ibis.literal(f"{year}-01-01 00:00:00+00:00").cast(dt.Timestamp("UTC")) for year in _YEARS)
+    return ibis.ifelse((instant >= start) & (instant < end), instant, ibis.null(dt.Timestamp("UTC")))
 
 
 def _number(column: ir.Value) -> ir.DecimalValue:

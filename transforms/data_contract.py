@@ -31,10 +31,24 @@ The tests' brute-force implementation is written from this page, not from the co
   UTC day of the order time. An **order** is an order group whose order value is > 0.
 - **order days** are the distinct order days of a customer's orders. First and last order day are the smallest and
   the largest of them.
-- **Population**: the customers with at least one order before C. Nobody else gets a row.
+- **Population**: the customers with at least one order among these lines. Nobody else gets a row.
 - Sums, maxima and single amounts of money are exact decimals. A mean, ratio or deviation is computed in float64 from
   exact sums, each operand converted once.
 - A window without lines has value 0 and 0 orders. Exactly the nulls stated below exist.
+"""
+
+ORDERS = """\
+## Orders
+
+After cleaning. Empty text in any column counts as null, and so does a `customer_id` that is NaN. Text and numbers are
+compared and ordered by Unicode code points and by value; nothing is trimmed.
+
+- A number given as text matches `[+-]?([0-9]+(\\.[0-9]*)?|\\.[0-9]+)([eE][+-]?[0-9]+)?` as a whole. A float counts as its
+  shortest decimal text. Rounding comes first, limits are checked after it.
+- A time given as text is a date `YYYY-MM-DD`, or a date, `T` or a blank, `HH:MM` or `HH:MM:SS` or `HH:MM:SS.` with 1 to 6
+  digits, and then nothing, `Z` or an offset `+HH:MM` or `-HH:MM` of at most 14:00. No 24:00, no second 60.
+- `amount` wins: where it is given, `unit_price` is not looked at; `quantity` is kept and must be usable all the same.
+
 """
 
 
@@ -63,7 +77,7 @@ def page() -> str:
     """The whole page as Markdown."""
     sections = [
         PREAMBLE,
-        "## Orders\n\nAfter cleaning. Empty text in any column counts as null.\n\n" + _table(schema.ORDERS),
+        ORDERS + _table(schema.ORDERS),
         "## Lines that are not used\n\n"
         "Lines in = used + excluded + dead letters; every manifest holds the three and the equation is asserted.\n"
         "A line gets the first reason that applies: `no_customer`, then the dead letters in this order, then the\n"

@@ -86,6 +86,7 @@ MONEY_LIMIT = 10**15  # an order line's |amount| stays below, so that 10^14 line
 FACTOR_LIMIT = 10**10  # |quantity| and |unit_price| stay below, so that their product is exact in 38 digits
 RECENT_WINDOWS_DAYS = (30, 90, 180, 365)
 YEAR_DAYS = 365
+FIRST_YEAR, LAST_YEAR = 1900, 2199  # outside lie the garbage and the sentinels (0001-01-01, 9999-12-31)
 SPLITS = ("train", "validation", "test")
 # The first four hex digits of MD5(customer_id), compared as strings: the same on every engine.
 SPLIT_BOUNDS = {"train": "cccd", "validation": "e666"}  # 80%, then 10%; the rest is test
@@ -97,9 +98,9 @@ def _order(name: str, type_: Type, unit: str, formula: str, nulls: str = "never 
 
 ORDERS: tuple[Column, ...] = (
     _order("customer_id", Type.STRING, "", f"the id as text, at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes, not trimmed; a whole number given as float loses its '.0'"),
-    _order("ordered_at", Type.TIMESTAMP, "UTC", "instant of the line in whole microseconds (finer parts cut off); a time without zone is UTC, a date is its midnight"),
+    _order("ordered_at", Type.TIMESTAMP, "UTC", f"instant of the line in whole microseconds (finer parts of a typed timestamp are cut off); a time without zone is UTC, a date is its midnight; in the years {FIRST_YEAR} to {LAST_YEAR} (UTC)"),
     _order("order_day", Type.DATE, "UTC day", "the UTC day of ordered_at"),
-    _order("amount", Type.MONEY, "orders' currency", f"amount if given, else quantity x unit_price; rounded half-even to 9 decimals; |amount| < 10^{len(str(MONEY_LIMIT)) - 1}"),
+    _order("amount", Type.MONEY, "orders' currency", f"amount rounded half-even to 9 decimals if given, else the product of quantity and unit_price, each rounded so, rounded so again; |amount| < 10^{len(str(MONEY_LIMIT)) - 1}"),
     _order("quantity", Type.MONEY, "units", "units of the line, rounded half-even to 9 decimals", "null when not given"),
     _order("order_id", Type.STRING, "", "the order the line belongs to", "null when not given or empty"),
     _order("item_id", Type.STRING, "", "what was ordered", "null when not given or empty"),
@@ -219,7 +220,9 @@ EXCLUDED: tuple[Reason, ...] = (
 )
 """Lines that are fine but not used, counted by reason; in this order of precedence."""
 
-TIME_ACCEPTED = "ISO 8601, such as 2011-08-08, 2011-08-08 23:30:00 or 2011-08-08T23:30:00.5+01:00"
+TIME_ACCEPTED = (
+    f"ISO 8601 of the years {FIRST_YEAR} to {LAST_YEAR}, such as 2011-08-08, 2011-08-08 23:30 or 2011-08-08T23:30:00.5+01:00"
+)
 _NUMBER = "a finite decimal number such as -12.34 or 1e3"
 DEAD_LETTERS: tuple[Reason, ...] = (
     Reason("malformed_line", "line", "as many fields as the header has"),

@@ -106,6 +106,15 @@ def glob(pattern: str) -> tuple[Any, list[Any]]:
     )
 
 
+def delete_directory(directory: str) -> None:
+    """Deletes a directory and what is in it, if it exists."""
+    from pyarrow import fs
+
+    filesystem, path = resolve(directory)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
 def copy_directory(source: str, target: str) -> str:
     """Copies a directory of small files and returns the target."""
     filesystem, root = resolve(source)

@@ -1,0 +1,152 @@
+"""The whole cycle on this machine: orders in, a served prediction per customer and a report out.
+
+    python -m orchestration.run_local --orders orders.parquet --horizon_days 90 --workdir work/
+
+Runs every step in order (features, train, predict, publish, report), each the command it names,
+showing progress, elapsed time and rows. Run the same command again after an interruption: finished
+steps are not redone, a half-finished one is redone whole. Other orders or other arguments make a new
+run beside the old ones; the serving store, the warehouse and the dead letters are shared by all runs
+of a --workdir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import importlib
+import json
+import os
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipelines import options as shared
+from transforms.errors import UsageError, exit_code
+
+if TYPE_CHECKING:
+    from orchestration.steps import Cycle, Step
+    from pipelines.orders_source import OrdersSource
+
+_ORDERS_ARGUMENTS = ("columns", "csv_delimiter", "csv_encoding", "buckets")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m orchestration.run_local", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
+    )
+    shared.add_orders_arguments(parser)
+    parser.add_argument(
+        "--cutoff", type=shared.date,
+        help="evaluation cutoff, YYYY-MM-DD: the model is judged on the horizon after it "
+        "(default: the data's end minus the horizon)",
+    )  # fmt: skip
+    parser.add_argument("--horizon_days", type=shared.positive, required=True, help="how far ahead to forecast")
+    parser.add_argument("--history_days", type=shared.positive, help="how far back features look (default: all history)")
+    parser.add_argument(
+        "--training_snapshots", type=shared.positive, default=2, metavar="N",
+        help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="the local directory that gets everything")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(argv))
+
+
+def run(argv: list[str] | None = None) -> Cycle:
+    """Runs the cycle and returns it."""
+    options = _parser().parse_args(argv)
+    cycle = plan(options)
+    started = time.monotonic()
+    for number, step in enumerate(cycle.steps(), 1):
+        run_step(step, number, len(cycle.steps()))
+    print(f"all steps done in {time.monotonic() - started:.1f} s\n", file=sys.stderr)
+    summarize(cycle)
+    return cycle
+
+
+def plan(options: argparse.Namespace) -> Cycle:
+    """Decides the run's dates from the data's first and last day, and where its outputs go.
+
+    Raises:
+      UsageError: the orders are unusable, or too short for the horizon.
+    """
+    from orchestration.steps import Cycle, training_cutoffs
+    from pipelines import orders_source
+
+    how = orders_source.OrdersFormat(
+        orders_source.parse_columns(options.columns), options.csv_delimiter, options.csv_encoding
+    )
+    source = orders_source.inspect(options.orders, how)
+    cutoff = options.cutoff or source.end - datetime.timedelta(days=options.horizon_days)
+    if not source.first_day < cutoff <= source.last_day:
+        raise UsageError(
+            f"--horizon_days {options.horizon_days} with --cutoff {cutoff} leaves no orders on one side: the orders "
+            f"reach from {source.first_day} to {source.last_day}"
+        )
+    workdir = os.path.abspath(options.workdir)
+    return Cycle(
+        orders=options.orders,
+        orders_arguments=tuple(_given(options)),
+        cutoff=cutoff,
+        horizon_days=options.horizon_days,
+        history_days=options.history_days,
+        training_cutoffs=training_cutoffs(source.first_day, cutoff, options.horizon_days, options.training_snapshots),
+        as_of=source.end,
+        seed=options.seed,
+        run_directory=os.path.join(workdir, "runs", f"{source.end}-{_run_id(options, source, cutoff)}"),
+        serving="sqlite://" + os.path.join(workdir, "serving.db"),
+        warehouse=os.path.join(workdir, "warehouse"),
+        dead_letters=os.path.join(workdir, "dead_letters"),
+    )
+
+
+def _given(options: argparse.Namespace) -> list[str]:
+    """The arguments about the orders' format that differ from their defaults."""
+    defaults = _parser()
+    return [
+        part
+        for name in _ORDERS_ARGUMENTS
+        if getattr(options, name) != defaults.get_default(name)
+        for part in (f"--{name}", str(getattr(options, name)))
+    ]
+
+
+def _run_id(options: argparse.Namespace, source: OrdersSource, cutoff: datetime.date) -> str:
+    """Equal for equal orders and arguments, so that an interrupted run is found again."""
+    decisive = {**vars(options), "cutoff": str(cutoff), "files": source.files, "workdir": None}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def run_step(step: Step, number: int, of: int) -> None:
+    """Runs one step in this process, showing what it does.
+
+    One process for all: Beam and TensorFlow are imported once, not once a step.
+    """
+    from orchestration.progress import shown
+
+    print(f"\n[{number}/{of}] {step.name}\n  {step.command}", file=sys.stderr)
+    started = time.monotonic()
+    with shown(step.name):
+        result = importlib.import_module(step.module).run(list(step.arguments))
+    rows = f", {result['rows']:,} rows" if isinstance(result, dict) and "rows" in result else ""
+    print(f"  done in {time.monotonic() - started:.1f} s{rows}", file=sys.stderr)
+
+
+def summarize(cycle: Cycle) -> None:
+    """The evaluation table, where to look, and how to ask for one customer."""
+    from trainer import evaluate
+
+    with open(os.path.join(cycle.model, "evaluation.json")) as file:
+        print(evaluate.format_table(json.load(file)))
+    print(f"\nreport:  {cycle.report}")
+    lookup = shlex.join(["python", "-m", "serving.lookup", "--serving", cycle.serving])
+    print(f"lookup:  {lookup} CUSTOMER_ID")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

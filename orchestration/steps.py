@@ -1,0 +1,120 @@
+"""The cycle's steps, once: names, commands and what each makes. Schedulers only decide when they run.
+
+    features (training snapshots, evaluation snapshot) -> train -> predict -> publish -> report
+
+A step is a command a person could type, ``python -m MODULE ARGUMENTS``; it may be run again at any
+time: a finished one answers at once, a half-finished one starts over.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    output: str
+
+    @property
+    def command(self) -> str:
+        import shlex
+
+        return shlex.join(["python", "-m", self.module, *self.arguments])
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One run of everything: what to learn from, what to be judged on, as of when to predict.
+
+    ``training_cutoffs`` come latest first; empty means that the history is too short for a training
+    snapshot before the evaluation's, and the judge falls back to a split by customer.
+    """
+
+    orders: str
+    orders_arguments: tuple[str, ...]  # --columns and the like, passed on as given
+    cutoff: datetime.date
+    horizon_days: int
+    history_days: int | None
+    training_cutoffs: tuple[datetime.date, ...]
+    as_of: datetime.date
+    seed: int
+    run_directory: str  # features, model, predictions and report of this run
+    serving: str
+    warehouse: str
+    dead_letters: str
+
+    @property
+    def model(self) -> str:
+        return os.path.join(self.run_directory, "model")
+
+    @property
+    def predictions(self) -> str:
+        return os.path.join(self.run_directory, "predictions")
+
+    @property
+    def report(self) -> str:
+        return os.path.join(self.run_directory, "report.html")
+
+    def features(self, cutoff: datetime.date) -> str:
+        return os.path.join(self.run_directory, "features", str(cutoff))
+
+    def steps(self) -> list[Step]:
+        return [*self._features_steps(), *self._model_steps()]
+
+    def _features_steps(self) -> Iterator[Step]:
+        source = ("--orders", self.orders, *self.orders_arguments)
+        window = ["--horizon_days", str(self.horizon_days)]
+        if self.history_days is not None:
+            window += ["--history_days", str(self.history_days)]
+        analysed: str | None = None
+        for cutoff in dict.fromkeys((*self.training_cutoffs, self.cutoff)):
+            output = self.features(cutoff)
+            # One transform for all: the first, the latest training snapshot, is analysed.
+            reuse = ("--reuse_transform", analysed) if analysed else ()
+            arguments = (*source, "--cutoff", str(cutoff), *window, *reuse, "--output", output)
+            yield Step(f"features {cutoff}", "pipelines.features", arguments, output)
+            analysed = analysed or output
+
+    def _model_steps(self) -> Iterator[Step]:
+        evaluation = self.features(self.cutoff)
+        training = [self.features(cutoff) for cutoff in self.training_cutoffs] or [evaluation]
+        source = ("--orders", self.orders, *self.orders_arguments)
+        yield Step(
+            "train", "trainer.task",
+            ("--features", *training, "--evaluation", evaluation, "--seed", str(self.seed), "--output", self.model),
+            self.model,
+        )  # fmt: skip
+        yield Step(
+            f"predict {self.as_of}", "pipelines.predict",
+            (*source, "--as_of", str(self.as_of), "--model", self.model, "--output", self.predictions),
+            self.predictions,
+        )  # fmt: skip
+        yield Step(
+            "publish", "pipelines.publish",
+            ("--predictions", self.predictions, "--serving", self.serving, "--warehouse", self.warehouse,
+             "--dead_letters", self.dead_letters),
+            self.serving,
+        )  # fmt: skip
+        yield Step(
+            "report", "trainer.report",
+            ("--model", self.model, "--features", *dict.fromkeys([*training, evaluation]),
+             "--predictions", self.predictions, "--output", self.report),
+            self.report,
+        )  # fmt: skip
+
+
+def training_cutoffs(
+    first_day: datetime.date, cutoff: datetime.date, horizon_days: int, most: int
+) -> tuple[datetime.date, ...]:
+    """The latest cutoffs whose labels end at or before ``cutoff`` and one another, latest first.
+
+    A snapshot with less history than one horizon has hardly a repeat customer in it and is left out.
+    """
+    steps = (cutoff - datetime.timedelta(days=horizon_days * i) for i in range(1, most + 1))
+    return tuple(day for day in steps if (day - first_day).days >= horizon_days)

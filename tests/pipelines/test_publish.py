@@ -1,0 +1,396 @@
+"""Publishing real directories through the real command, killed at every phase boundary."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import publish
+from pipelines.warehouse import LocalWarehouse
+from serving.sqlite_store import SqliteStore
+from serving.store import PointerMoved, Store, Superseded, open_store
+from tests.serving.store_contract import AS_OF, prediction
+from transforms import schema, storage
+
+ROOT = Path(__file__).resolve().parents[2]
+EARLIER = date(2011, 11, 10)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code under test handles it."""
+
+
+class Place:
+    """A temporary serving store, warehouse and dead letters folder, and the command that uses them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = f"sqlite://{root}/serving.db"
+
+    def predictions(self, name: str, *files: list[dict[str, Any]], as_of: date = AS_OF, **manifest: Any) -> str:
+        """Writes a finished predictions directory, one Parquet file a list of rows."""
+        directory = str(self.root / name)
+        storage.begin(directory, "predictions", {"name": name})
+        for index, rows in enumerate(files):
+            table = pa.Table.from_pylist(rows, schema=schema.arrow_schema(schema.PREDICTIONS))
+            pq.write_table(table, f"{directory}/part-{index:05d}.parquet")
+        content = {"rows": sum(map(len, files)), "as_of": as_of, "horizon_days": 90, "model_version": "m1"} | manifest
+        storage.finish(directory, "predictions", {"name": name}, content)
+        return directory
+
+    def arguments(self, directory: str, *more: str) -> list[str]:
+        places = ["--serving", self.uri, "--warehouse", f"{self.root}/wh", "--dead_letters", f"{self.root}/dl"]
+        return ["--predictions", directory, *places, *more]
+
+    def publish(self, directory: str, *more: str) -> dict[str, Any]:
+        return publish.run(self.arguments(directory, *more))
+
+    def refused(self, capsys: pytest.CaptureFixture[str], directory: str, *more: str) -> str:
+        capsys.readouterr()
+        assert publish.main(self.arguments(directory, *more)) == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("publish ")]
+        assert len(errors) == 1, errors
+        return errors[0]
+
+    def served(self, *ids: str) -> dict[str, dict[str, Any]]:
+        with open_store(self.uri) as store:
+            return store.lookup_many(ids)
+
+    def served_by(self, *ids: str) -> set[str]:
+        return {row["generation"] for row in self.served(*ids).values()}
+
+    def generations(self) -> list[str]:
+        with open_store(self.uri) as store:
+            return [generation.name for generation in store.generations()]
+
+    def warehouse(self, as_of: date = AS_OF) -> pa.Table:
+        return pq.ParquetFile(LocalWarehouse(f"{self.root}/wh").path(as_of)).read()
+
+    def letters(self, generation: str) -> list[dict[str, Any]]:
+        files = sorted((self.root / "dl" / generation).glob("*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().split("\n")[:-1]]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_everything_arrives_everywhere(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [prediction(f"c{i % 997:03d}-{i}", i / 7) for i in range(2000)]
+    result = place.publish(place.predictions("p", rows[:500], rows[500:501], rows[501:]))
+    name = result["generation"]
+    assert result == {"generation": name, "previous": None, "rows": 2000, "dead_letters": {}, "already_current": False}
+    assert name.startswith("2011-12-10-")
+    assert place.served(*(row["customer_id"] for row in rows)) == {
+        row["customer_id"]: row | {"generation": name} for row in rows
+    }
+    assert place.warehouse().to_pylist() == sorted(rows, key=lambda row: row["customer_id"])
+    assert place.letters(name) == []
+    assert capsys.readouterr().err.splitlines() == [
+        f"publish {name}: staging 2000 rows from 3 files",
+        f"publish {name}: 2000 rows staged, 0 dead letters",
+        f"publish {name}: is current now; previous generation: none",
+        f"publish {name}: warehouse partition as_of=2011-12-10 replaced",
+    ]
+
+
+def test_batches_of_one_file_are_told_apart(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "BATCH_ROWS", 7)
+    rows = [prediction(f"c{i}", 1.0 if i % 5 else -1.0) for i in range(50)]
+    result = place.publish(place.predictions("p", rows))
+    assert (result["rows"], result["dead_letters"]) == (40, {"negative": 10})
+    assert [letter["payload"]["customer_id"] for letter in place.letters(result["generation"])] == [
+        f"c{i}" for i in range(0, 50, 5)
+    ]
+
+
+def test_unusable_rows_become_dead_letters(place: Place) -> None:
+    strange = 'Zoë "\n\r\u2028 \x00 名'
+    bad = [
+        (prediction("é" * 1000), "customer_id_too_long"),
+        (prediction("x" * 2000), "customer_id_too_long"),
+        (prediction(None), "missing_customer_id"),
+        (prediction(strange + "!", value_p50=math.nan), "not_finite"),
+        (prediction("swapped", value_p10=2.0, value_p90=0.5), "quantiles_out_of_order"),
+        (prediction("other day", as_of=EARLIER), "wrong_as_of"),
+    ]
+    good = [prediction(strange), prediction("é" * 750), prediction("it's; DROP TABLE predictions --")]
+    result = place.publish(place.predictions("p", [*good, *(row for row, _ in bad[:3])], [row for row, _ in bad[3:]]))
+    assert result["rows"] == 3
+    assert result["dead_letters"] == {
+        "customer_id_too_long": 2,
+        "missing_customer_id": 1,
+        "not_finite": 1,
+        "quantiles_out_of_order": 1,
+        "wrong_as_of": 1,
+    }
+    letters = place.letters(result["generation"])
+    assert [(letter["payload"]["customer_id"], letter["reason"]) for letter in letters] == [
+        (row["customer_id"], reason) for row, reason in bad
+    ]
+    assert letters[3]["payload"] == bad[3][0] | {"value_p50": "nan", "as_of": "2011-12-10"}
+    ids = [row["customer_id"] for row in good]
+    assert set(place.served(*ids, "swapped", "other day")) == set(ids)
+    assert place.warehouse().column("customer_id").to_pylist() == sorted(ids)
+
+
+def test_the_same_publish_twice_changes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = place.predictions("p", [prediction("c1"), prediction("c2", decile=0)])
+    first = place.publish(directory)
+    capsys.readouterr()
+    tree = {path: path.stat().st_mtime_ns for path in place.root.rglob("*") if not path.name.startswith("serving.db")}
+    with open_store(place.uri) as store:
+        before = store.generations()
+    again = place.publish(directory)
+    assert again == first | {"previous": first["generation"], "already_current": True}
+    assert capsys.readouterr().err.splitlines()[-1].endswith("is the current generation already")
+    with open_store(place.uri) as store:
+        assert store.generations() == before
+    assert {p: p.stat().st_mtime_ns for p in place.root.rglob("*") if not p.name.startswith("serving.db")} == tree
+
+
+def test_an_older_as_of_is_refused_and_an_equal_one_is_not(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    current = place.publish(place.predictions("new", [prediction("c1", 2.0)]))
+    old = place.predictions("old", [prediction("c1", 1.0, EARLIER)], as_of=EARLIER)
+    message = place.refused(capsys, old)
+    assert f"is as of 2011-11-10: accepted is 2011-12-10 or later, what generation {current['generation']}" in message
+    assert place.served_by("c1") == {current["generation"]}
+    assert place.generations() == [current["generation"]]
+    better = place.publish(place.predictions("better", [prediction("c1", 3.0)]))
+    assert better["previous"] == current["generation"]
+    assert place.warehouse().column("predicted_value").to_pylist() == [3.0]
+
+
+def test_former_generations_expire(place: Place) -> None:
+    days = [date(2011, 12, day) for day in range(1, 6)]
+    names = [
+        place.publish(place.predictions(f"p{day}", [prediction("c1", as_of=day)], as_of=day), "--keep_generations", "1")
+        for day in days
+    ]
+    assert place.generations() == [names[4]["generation"], names[3]["generation"]]
+    assert [place.warehouse(day).num_rows for day in days] == [1] * 5
+
+
+def test_duplicates_are_refused_with_an_example(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    good = place.publish(place.predictions("good", [prediction("c1")]))
+    twice = place.predictions("twice", [prediction("c1"), prediction("zz")], [prediction("c3"), prediction("zz", 9.0)])
+    for _ in range(2):
+        assert "has customer 'zz' more than once: accepted is one row a customer" in place.refused(capsys, twice)
+    assert place.generations() == [good["generation"]]
+    assert place.served_by("c1") == {good["generation"]}
+
+
+def test_nothing_usable_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    good = place.publish(place.predictions("good", [prediction("c1")]))
+    bad = place.predictions("bad", [prediction("c1", decile=0), prediction("c2", -1.0)])
+    for _ in range(2):
+        assert "has no usable row (2 dead letters (decile_out_of_range 1, negative 1))" in place.refused(capsys, bad)
+    assert place.served_by("c1") == {good["generation"]}
+
+
+def test_unusable_directories_are_refused_before_anything_is_written(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = place.predictions("half", [prediction("c1")])
+    os.remove(f"{half}/manifest.json")
+    lost = place.predictions("lost", [prediction("c1")], [prediction("c2")])
+    os.remove(f"{lost}/part-00001.parquet")
+    typed = place.predictions("typed", [prediction("c1")])
+    table = pq.read_table(f"{typed}/part-00000.parquet")
+    pq.write_table(table.cast(table.schema.set(10, pa.field("decile", pa.int32()))), f"{typed}/part-00000.parquet")
+    narrow = place.predictions("narrow", [prediction("c1")])
+    pq.write_table(table.drop_columns(["value_p90"]), f"{narrow}/part-00000.parquet")
+    wide = place.predictions("wide", [prediction("c1")])
+    pq.write_table(table.append_column("note", [["x"]]), f"{wide}/part-00000.parquet")
+    cases = {
+        str(place.root / "missing"): "it has no manifest.json",
+        half: "it has no manifest.json",
+        lost: "has 1 rows in its files, but its manifest says 2",
+        typed: "has decile as int32, accepted is int64",
+        narrow: "lacks the column value_p90",
+        wide: "has the columns ['note'] too",
+        place.predictions("empty"): "has no rows",
+    }
+    for directory, message in cases.items():
+        assert message in place.refused(capsys, directory)
+    assert not (place.root / "serving.db").exists()
+
+
+def test_arguments_are_refused_in_one_line(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    assert "--servng" in place.refused(capsys, directory, "--servng", "x")
+    assert "--serving 'datastore://p' is not usable" in place.refused(capsys, directory, "--serving", "datastore://p")
+    assert "--warehouse 'gs://b' is not usable" in place.refused(capsys, directory, "--warehouse", "gs://b")
+    assert "--runner 'DataflowRunner' is not usable" in place.refused(capsys, directory, "--runner", "DataflowRunner")
+
+
+BOUNDARIES = [
+    (SqliteStore, "begin"), (publish, "stage"), (SqliteStore, "seal"), (publish, "guard_rows"),
+    (SqliteStore, "switch"), (LocalWarehouse, "replace"), (SqliteStore, "expire"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(("owner", "phase"), BOUNDARIES, ids=[phase for _, phase in BOUNDARIES])
+def test_killed_at_a_phase_boundary_and_run_again(place: Place, owner: Any, phase: str, moment: str) -> None:
+    old = place.publish(place.predictions("old", [prediction(f"c{i}", 1.0, EARLIER) for i in range(9)], as_of=EARLIER))
+    rows = [prediction(f"c{i}", 2.0 if i else -1.0) for i in range(10)]
+    directory = place.predictions("new", rows[:5], rows[5:])
+    original = getattr(owner, phase)
+
+    def killed(*arguments: Any, **named: Any) -> None:
+        if moment == "after":
+            original(*arguments, **named)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, phase, killed)
+        with pytest.raises(Killed):
+            place.publish(directory)
+    ids = [f"c{i}" for i in range(10)]
+    assert len(place.served_by(*ids)) == 1
+    switched = (phase, moment) in {("switch", "after")} or phase in {"replace", "expire"}
+    assert (old["generation"] in place.served_by(*ids)) != switched
+
+    result = place.publish(directory)
+    assert (result["rows"], result["dead_letters"], result["already_current"]) == (9, {"negative": 1}, switched)
+    assert place.served_by(*ids) == {result["generation"]}
+    assert place.warehouse().to_pylist() == rows[1:]
+    assert [letter["payload"]["customer_id"] for letter in place.letters(result["generation"])] == ["c0"]
+    assert sorted(path.name for path in (place.root / "wh/predictions/as_of=2011-12-10").iterdir()) == [
+        "predictions.parquet"
+    ]
+
+
+def test_a_process_killed_while_staging(place: Place) -> None:
+    directory = place.predictions("p", [prediction("c1"), prediction("bad", -1.0)], [prediction("c2")])
+    program = (
+        "import os, sys; from pipelines import publish; from serving.sqlite_store import SqliteStore\n"
+        "write = SqliteStore.write\n"
+        "def once(*a): write(*a); os._exit(9)\n"
+        "SqliteStore.write = once; publish.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, *place.arguments(directory)]
+    assert subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, check=False).returncode == 9
+    with open_store(place.uri) as store:
+        assert store.current() is None
+        assert [(g.state.value, g.attempt) for g in store.generations()] == [("staged", 1)]
+        stale = place.root / "dl" / store.generations()[0].name / "part-00009-00000.jsonl"
+    stale.parent.mkdir(parents=True, exist_ok=True)
+    stale.write_text("of the interrupted attempt\n")
+    result = place.publish(directory)
+    assert (result["rows"], result["dead_letters"]) == (2, {"negative": 1})
+    assert not stale.exists()
+    assert set(place.served("c1", "c2", "bad")) == {"c1", "c2"}
+    with open_store(place.uri) as store:
+        assert [g.attempt for g in store.generations()] == [2]
+
+
+def during(phase: str, then: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs ``then`` once, when the publish under test reaches ``phase``."""
+    original = getattr(publish, phase)
+
+    def interrupted(*arguments: Any) -> Any:
+        monkeypatch.setattr(publish, phase, original)
+        then()
+        return original(*arguments)
+
+    monkeypatch.setattr(publish, phase, interrupted)
+
+
+def test_of_two_publishes_at_once_the_loser_is_told_who_won(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.publish(place.predictions("old", [prediction("c1", 1.0, EARLIER)], as_of=EARLIER))
+    fast, slow = (
+        place.predictions("fast", [prediction("c1", 2.0)]),
+        place.predictions("slow", [prediction("c1", 3.0)]),
+    )
+    results: list[dict[str, Any]] = []
+    during("guard_rows", lambda: results.append(place.publish(fast)), monkeypatch)
+    with pytest.raises(PointerMoved) as lost:
+        place.publish(slow)
+    assert lost.value.winner is not None
+    assert lost.value.winner.name == results[0]["generation"] in str(lost.value)
+    assert place.served_by("c1") == {results[0]["generation"]}
+    assert place.warehouse().column("predicted_value").to_pylist() == [2.0]
+
+
+def test_the_same_publish_at_once_is_one_publish(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    results: list[dict[str, Any]] = []
+    during("guard_rows", lambda: results.append(place.publish(directory)), monkeypatch)
+    assert place.publish(directory) == results[0]
+
+
+def test_an_overtaken_attempt_gives_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    results: list[dict[str, Any]] = []
+    original = publish.stage
+
+    def slow(*arguments: Any) -> Any:
+        staged = original(*arguments)
+        monkeypatch.setattr(publish, "stage", original)
+        results.append(place.publish(directory))
+        return staged
+
+    monkeypatch.setattr(publish, "stage", slow)
+    with pytest.raises(Superseded, match="it is sealed, attempt 2"):
+        place.publish(directory)
+    assert place.served_by("c1") == {results[0]["generation"]}
+
+
+def test_a_slow_copy_does_not_undo_a_later_publish(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = (
+        place.predictions("slow", [prediction("c1", 2.0)]),
+        place.predictions("fast", [prediction("c1", 3.0)]),
+    )
+    during("copy_to_warehouse", lambda: place.publish(fast), monkeypatch)
+    place.publish(slow)
+    assert place.served("c1")["c1"]["predicted_value"] == 3.0
+    assert place.warehouse().column("predicted_value").to_pylist() == [3.0]
+
+
+def test_a_lost_batch_is_noticed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = place.predictions("p", [prediction("c1")], [prediction("c2")])
+    original = SqliteStore.write
+
+    def lossy(store: Store, name: str, attempt: int, batch: pa.RecordBatch) -> None:
+        if batch.column("customer_id")[0].as_py() != "c2":
+            original(store, name, attempt, batch)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "write", lossy)
+        assert "holds 1 staged rows, expected are 2" in place.refused(capsys, directory)
+    assert place.publish(directory)["rows"] == 2
+
+
+def test_as_a_command_on_the_direct_runner(place: Place) -> None:
+    directory = place.predictions("p", [prediction("c1"), prediction("c2", -1.0)])
+    command = [sys.executable, "-m", "pipelines.publish", *place.arguments(directory, "--runner", "DirectRunner")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (name,) = place.served_by("c1")
+    assert f"publish {name}: 1 rows staged, 1 dead letters (negative 1)" in done.stderr
+
+
+def test_help_teaches_and_is_instant() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "pipelines.publish", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    for part in ("example:", "--predictions", "--serving", "--dead_letters", "--warehouse", "(default: 2)", "--runner"):
+        assert part in done.stdout
