@@ -28,9 +28,11 @@ $(STAMP): requirements.lock
 	@# uv itself first, by pip, pinned by the same hashes; it then installs the rest in parallel.
 	@awk '/^[a-zA-Z0-9]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
-	@# A mirror that pip is told of is meant for uv too.
-	@UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$PIP_INDEX_URL}"; [ -n "$$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
-		VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --require-hashes --compile-bytecode requirements.lock
+	@# A mirror that pip is told of is meant for uv too; so are the machine's own certificates, where it has any.
+	@UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$PIP_INDEX_URL}"; \
+		[ -n "$$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
+		sync() { VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode "$$@" requirements.lock; }; \
+		sync --system-certs || sync
 	@touch $@
 
 demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a customer's prediction

@@ -9,12 +9,12 @@ the path of the report. A second run reuses every finished step.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from transforms.errors import exit_code
+from pipelines import options as shared
+from transforms.errors import ArgumentParser, exit_code
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m orchestration.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser(
+        "python -m orchestration.demo", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--workdir", default="work/demo", help="the local directory that gets everything")
     options = parser.parse_args(argv)
@@ -39,9 +39,7 @@ def run(argv: list[str] | None = None) -> None:
     orders = os.path.join(options.workdir, "cdnow_orders.parquet")
     if not os.path.exists(orders):
         write_orders(orders)
-    cycle = run_local.run(
-        ["--orders", orders, "--horizon_days", str(HORIZON_DAYS), "--workdir", options.workdir]
-    )
+    cycle = run_local.run(["--orders", orders, "--horizon_days", str(HORIZON_DAYS), "--workdir", options.workdir])
     customer = best_customer(cycle.predictions)
     print(f"\nthe customer with the highest forecast, as served:  {customer}")
     lookup.run(["--serving", cycle.serving, customer])

@@ -23,7 +23,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
-from transforms.errors import UsageError, exit_code
+from transforms.errors import ArgumentParser, UsageError, exit_code
 
 if TYPE_CHECKING:
     from orchestration.steps import Cycle, Step
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 _ORDERS_ARGUMENTS = ("columns", "csv_delimiter", "csv_encoding", "buckets")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m orchestration.run_local", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "python -m orchestration.run_local",
+        description=__doc__,
+        formatter_class=shared.HelpFormatter,
+        allow_abbrev=False,
     )
     shared.add_orders_arguments(parser)
     parser.add_argument(
@@ -43,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the data's end minus the horizon)",
     )  # fmt: skip
     parser.add_argument("--horizon_days", type=shared.positive, required=True, help="how far ahead to forecast")
-    parser.add_argument("--history_days", type=shared.positive, help="how far back features look (default: all history)")
+    parser.add_argument(
+        "--history_days", type=shared.positive, help="how far back features look (default: all history)"
+    )
     parser.add_argument(
         "--training_snapshots", type=shared.positive, default=2, metavar="N",
         help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
@@ -127,7 +132,7 @@ def run_step(step: Step, number: int, of: int) -> None:
 
     One process for all: Beam and TensorFlow are imported once, not once a step.
     """
-    from orchestration.progress import shown
+    from transforms.progress import shown
 
     print(f"\n[{number}/{of}] {step.name}\n  {step.command}", file=sys.stderr)
     started = time.monotonic()

@@ -11,14 +11,13 @@ Beam, such as --runner DataflowRunner --project P --region R --temp_location gs:
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
-from transforms.errors import UsageError, exit_code
+from transforms.errors import ArgumentParser, UsageError, exit_code
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -46,14 +45,14 @@ class FeaturesOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[FeaturesOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = argparse.ArgumentParser(
+        parser = ArgumentParser(
             "python -m pipelines.features", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
         )
         shared.add_orders_arguments(parser)
         parser.add_argument("--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start")
         parser.add_argument("--horizon_days", type=shared.positive, required=True, help="whole days after the cutoff whose value is the label")
         parser.add_argument("--history_days", type=shared.positive, help="how far back features look (default: all history)")
-        parser.add_argument("--output", required=True, metavar="DIR", help="the directory to make, local or gs://")
+        parser.add_argument("--output", type=shared.directory, required=True, metavar="DIR", help="the directory to make, local or gs://")
         parser.add_argument(
             "--reuse_transform", metavar="DIR",
             help="a features directory whose transform is applied instead of analysing anew, "
@@ -85,7 +84,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"features: {options.output} is already complete", file=sys.stderr)
         return manifest
     pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
-    snapshot_job.execute(pipeline, options.output)
+    snapshot_job.execute(pipeline, KIND, options.output)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest

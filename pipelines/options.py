@@ -7,7 +7,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transforms.errors import UsageError
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -39,6 +39,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def character(text: str) -> str:
+    if len(text.encode()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is one ASCII character such as ; or a tab")
+    return text
+
+
+def directory(uri: str) -> str:
+    """A file:// URI as the path it means, the only local form that Beam's own file systems know."""
+    if not uri.startswith("file://"):
+        return uri
+    from transforms import storage
+
+    return str(storage.resolve(uri)[1])
+
+
 def add_orders_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that reads orders."""
     parser.add_argument(
@@ -50,7 +65,7 @@ def add_orders_arguments(parser: argparse.ArgumentParser) -> None:
         help="foreign column names as our_name=their_name,..., or a TOML file of such pairs; ours are customer_id, "
         "ordered_at, amount (or quantity and unit_price), order_id, item_id, country, channel, category",
     )  # fmt: skip
-    parser.add_argument("--csv_delimiter", default=",", help="the character between CSV fields")
+    parser.add_argument("--csv_delimiter", type=character, default=",", help="the character between CSV fields")
     parser.add_argument("--csv_encoding", default="utf8", help="the text encoding of CSV files, such as latin-1")
     parser.add_argument(
         "--buckets", type=positive, metavar="N",
@@ -68,7 +83,7 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
     """Beam's options from the arguments our own parser did not know.
 
     Raises:
-      UsageError: Beam does not know an argument either.
+      UsageError: Beam does not know an argument either, or not the runner.
     """
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
@@ -81,6 +96,7 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
         if flag not in known:
             raise UsageError(f"{flag} is known neither to this command nor to Beam: see --help")
     standard = options.view_as(StandardOptions)
+    _check_runner(standard.runner)
     if standard.runner in (None, "FnApiRunner"):
         standard.runner = IN_PROCESS_RUNNER
     setup = options.view_as(SetupOptions)
@@ -92,3 +108,16 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
         setup.setup_file = str(root / "setup.py")
     return options
 
+
+def _check_runner(name: str | None) -> None:
+    """Raises: UsageError where neither Beam nor an importable class has this name."""
+    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.runners.runner import create_runner
+
+    if name is None:
+        return
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
+        raise rejected("--runner", name, f"{known}, or a class's full name") from error

@@ -132,15 +132,24 @@ def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS)
 def read_split_with_malformed(
     split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS
 ) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
-    """Batches, each with the text of the malformed CSV lines met while reading it."""
+    """Batches, each with the text of the malformed CSV lines met while reading it.
+
+    Raises:
+      UsageError: the file turns out to be damaged, or not in its encoding.
+    """
+    import pyarrow as pa
+
     filesystem, _ = storage.resolve(split.uri)
     names = {theirs: ours for ours, theirs in how.columns.items()}
     if _is_parquet(split.path):
         batches = _parquet_batches(filesystem, split, how, only)
     else:
         batches = _csv_batches(filesystem, split.path, how, only)
-    for batch, malformed in batches:
-        yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
+    try:
+        for batch, malformed in batches:
+            yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
+    except (pa.ArrowException, UnicodeError, OSError) as error:
+        raise UsageError(f"--orders {split.uri!r}: {split.path} is not readable: {_one_line(error)}") from error
 
 
 def _is_parquet(path: str) -> bool:
@@ -215,7 +224,22 @@ def _rename(theirs: pa.Schema, how: OrdersFormat, path: str) -> pa.Schema:
 def _value_type(type_: pa.DataType) -> pa.DataType:
     import pyarrow as pa
 
-    return type_.value_type if pa.types.is_dictionary(type_) else type_
+    if pa.types.is_dictionary(type_):
+        return _value_type(type_.value_type)
+    if pa.types.is_timestamp(type_) and type_.unit == "ns":
+        return pa.timestamp("us", type_.tz)
+    return type_
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in its ``_value_type``. Nanoseconds are cut off: rounded, they could reach the next day."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    type_ = _value_type(column.type)
+    if pa.types.is_timestamp(type_) and type_ != column.type:
+        column = pc.floor_temporal(column, unit="microsecond")
+    return column.cast(type_)
 
 
 def _check_type(field_: pa.Field, path: str, theirs: str) -> None:
@@ -250,20 +274,21 @@ def _parquet_batches(
         wanted = [name for name in (how.columns.get(ours, ours) for ours in only) if name in present]
         groups = list(split.row_groups) if split.row_groups is not None else None
         for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
-            plain = [_value_type(field_.type) for field_ in batch.schema]
-            yield batch.cast(pa.schema(list(zip(batch.schema.names, plain, strict=True)))), []
+            yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names), []
 
 
 def _csv_batches(
     filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...]
 ) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+    import pyarrow as pa
+
     malformed: list[str] = []
     with _open_csv(filesystem, path, how, only, malformed) as reader:
         for batch in reader:
             yield batch, malformed[:]
             malformed.clear()
-    if malformed:
-        yield batch.slice(0, 0), malformed
+        if malformed:
+            yield pa.RecordBatch.from_pylist([], reader.schema), malformed
 
 
 def _open_csv(filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...] | None, malformed: list[str]) -> Any:
@@ -299,7 +324,7 @@ def _csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
     import io
 
     with _csv_stream(filesystem, path) as stream:
-        head = stream.read(1 << 16).decode(how.csv_encoding, errors="replace")
+        head = stream.read(1 << 16).decode(how.csv_encoding, errors="replace").removeprefix("\ufeff")
     return next(csv.reader(io.StringIO(head, newline=""), delimiter=how.csv_delimiter), [])
 
 
@@ -315,17 +340,12 @@ class _Days:
 
 def _measure(filesystem: Any, path: str, splits: list[Split], how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
     """Adds the file's first and last order day to ``days`` and returns its number of rows."""
-    import pyarrow as pa
-
     if _is_parquet(path):
         known = _days_of_footer(filesystem, path, how.columns.get("ordered_at", "ordered_at"))
         if known is not None:
             days.add(*known[1:])
             return known[0]
-    try:
-        return sum(_scan_days(split, how, ours, days) for split in splits)
-    except (pa.ArrowException, UnicodeError) as error:
-        raise UsageError(f"--orders: {path} is not readable: {_one_line(error)}") from error
+    return sum(_scan_days(split, how, ours, days) for split in splits)
 
 
 def _days_of_footer(filesystem: Any, path: str, column: str) -> tuple[int, datetime.date, datetime.date] | None:
@@ -366,7 +386,8 @@ def _scan_days(split: Split, how: OrdersFormat, ours: pa.Schema, days: _Days) ->
     rows = 0
     for batch, malformed in read_split_with_malformed(split, how, ("ordered_at",)):
         connection.register("raw", batch)
-        low, high = connection.execute(sql).fetchone() or (None, None)
+        # All of the result: DuckDB refuses the next batch while a row might still be fetched.
+        ((low, high),) = connection.execute(sql).fetchall()
         days.add(low, high)
         rows += batch.num_rows + len(malformed)
     return rows

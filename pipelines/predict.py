@@ -10,14 +10,13 @@ nothing; a half-written directory is made anew. Arguments not listed here go to 
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
-from transforms.errors import UsageError, exit_code
+from transforms.errors import ArgumentParser, UsageError, exit_code
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -43,7 +42,7 @@ class PredictOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[PredictOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = argparse.ArgumentParser(
+        parser = ArgumentParser(
             "python -m pipelines.predict", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
         )
         shared.add_orders_arguments(parser)
@@ -52,7 +51,7 @@ class PredictOptions:
             help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
         )  # fmt: skip
         parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
-        parser.add_argument("--output", required=True, metavar="DIR", help="the directory to make, local or gs://")
+        parser.add_argument("--output", type=shared.directory, required=True, metavar="DIR", help="the directory to make, local or gs://")
         known, beam_arguments = parser.parse_known_args(argv)
         return cls(**vars(known)), beam_arguments
 
@@ -85,7 +84,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"predictions: {options.output} is already complete", file=sys.stderr)
         return manifest
     pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
-    snapshot_job.execute(pipeline, options.output)
+    snapshot_job.execute(pipeline, KIND, options.output)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest

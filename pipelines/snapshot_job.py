@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -217,10 +218,15 @@ def write_manifest(
     )
 
 
-def execute(pipeline: beam.Pipeline, output: str) -> None:
+def execute(pipeline: beam.Pipeline, name: str, output: str) -> None:
     """Runs the job to its end; what a worker says of unusable input reaches the person as one line."""
+    log = logging.getLogger("apache_beam.runners.common")
+    log.addFilter(_not_of_usage)
+    # "No shards found" only says that there was no dead letter.
+    logging.getLogger("apache_beam.io.filebasedsink").setLevel(logging.ERROR)
     try:
-        pipeline.run().wait_until_finish()
+        with progress.shown(name):
+            pipeline.run().wait_until_finish()
     except Exception as error:
         # The in-process runner hands on a worker's error only as the text of its traceback.
         lines = [line for line in str(error).splitlines() if "UsageError: " in line]
@@ -229,7 +235,13 @@ def execute(pipeline: beam.Pipeline, output: str) -> None:
             raise UsageError(message.split(" [while running")[0]) from error
         raise
     finally:
+        log.removeFilter(_not_of_usage)
         clear_scratch(output)
+
+
+def _not_of_usage(record: logging.LogRecord) -> bool:
+    """Whether a log record of a worker tells of more than unusable input, which needs no traceback."""
+    return not isinstance(record.msg, UsageError)
 
 
 def report(kind: str, manifest: dict[str, Any], output: str) -> None:

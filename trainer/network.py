@@ -110,7 +110,9 @@ def build(initial_logits: np.ndarray) -> keras.Model:
         inputs[column.name] = keras.Input((), dtype="int32", name=column.name)
         one_hot = keras.layers.CategoryEncoding(preprocessing.INDEX_COUNT, output_mode="one_hot")
         # Zero to begin with: an index no training customer had gets no gradient and stays without effect.
-        dense = keras.layers.Dense(HIDDEN_UNITS[0], use_bias=False, kernel_initializer="zeros", name=column.name + "_effect")
+        dense = keras.layers.Dense(
+            HIDDEN_UNITS[0], use_bias=False, kernel_initializer="zeros", name=column.name + "_effect"
+        )
         terms.append(dense(one_hot(inputs[column.name])))
     x = keras.layers.Activation("relu")(keras.layers.add(terms) if len(terms) > 1 else terms[0])
     for i, units in enumerate(HIDDEN_UNITS[1:], start=2):

@@ -1,7 +1,7 @@
 """A model directory -> forecasts of customers. What every user of a model calls, whatever kind it is.
 
-    predictor = load("model/")
-    predictions = predictor.predict(customers, as_of=datetime.date(2011, 12, 10))
+predictor = load("model/")
+predictions = predictor.predict(customers, as_of=datetime.date(2011, 12, 10))
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trainer import quiet_tensorflow
-from transforms import schema, storage
+from transforms import quiet_tensorflow, schema, storage
 from transforms.errors import rejected
 
 if TYPE_CHECKING:
@@ -135,7 +134,9 @@ def _check(forecasts: Mapping[str, np.ndarray]) -> None:
         values = forecasts[name]
         wrong = ~(np.isfinite(values) & (values >= 0))
         if wrong.any():
-            raise ForecastError(f"{name} of {wrong.sum()} customers is not a finite number >= 0, such as {values[wrong][0]}")
+            raise ForecastError(
+                f"{name} of {wrong.sum()} customers is not a finite number >= 0, such as {values[wrong][0]}"
+            )
     for low, high in (("value_p10", "value_p50"), ("value_p50", "value_p90")):
         wrong = forecasts[low] > forecasts[high]
         if wrong.any():

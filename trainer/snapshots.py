@@ -73,8 +73,8 @@ def judged_by(training: Sequence[Snapshot], evaluation: Snapshot) -> str:
     for snapshot in training:
         if evaluation.cutoff < snapshot.label_end:
             raise UsageError(
-                f"--evaluation {evaluation.uri!r} has cutoff {evaluation.cutoff}, inside the labels of {snapshot.uri!r}: "
-                f"accepted is a cutoff from {snapshot.label_end} on, or one of the --features directories"
+                f"--evaluation {evaluation.uri!r} has cutoff {evaluation.cutoff}, "
+                f"inside the labels of {snapshot.uri!r}: accepted is a cutoff from {snapshot.label_end} on, or one of the --features directories"
             )
     return OUT_OF_TIME
 
@@ -97,7 +97,9 @@ def read_transformed(snapshots: Sequence[Snapshot], split: str) -> pa.Table:
     rows = pa.concat_tables([_read(s, "transformed", split) for s in snapshots])
     where = ", ".join(snapshot.uri for snapshot in snapshots)
     if not rows.num_rows:
-        raise UsageError(f"--features {where} has no customer in the {split} split: accepted are snapshots of more customers")
+        raise UsageError(
+            f"--features {where} has no customer in the {split} split: accepted are snapshots of more customers"
+        )
     if not all(pc.all(pc.is_finite(rows[name])).as_py() for name in schema.names(schema.LABELS)):
         raise UsageError(f"--features {where} has customers without labels: accepted are snapshots made for training")
     return rows
@@ -113,7 +115,9 @@ def read_customers(snapshot: Snapshot, split: str | None = None) -> pa.Table:
     if not rows.num_rows:
         raise UsageError(f"--evaluation {snapshot.uri!r} has no customer to judge by: accepted is a larger snapshot")
     if any(rows[name].null_count for name in schema.names(schema.LABELS)):
-        raise UsageError(f"--evaluation {snapshot.uri!r} has customers without labels: accepted is a snapshot with a horizon")
+        raise UsageError(
+            f"--evaluation {snapshot.uri!r} has customers without labels: accepted is a snapshot with a horizon"
+        )
     return rows
 
 

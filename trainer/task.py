@@ -1,6 +1,7 @@
 """Features directories -> a model directory: a trained network, judged on customers and days it never saw.
 
-    python -m trainer.task --features features/2011-03-01 features/2011-05-01 --evaluation features/2011-08-08 --output model/
+    python -m trainer.task --features features/2011-03-01 features/2011-05-01 \\
+        --evaluation features/2011-08-08 --output model/
 
 The network learns from the train split of every --features snapshot, stops early on their validation split, and
 is judged on --evaluation: on all its customers when its cutoff lies a full horizon after every training
@@ -23,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer import predictor, quiet_tensorflow, snapshots
+from trainer import predictor, snapshots
 from trainer.snapshots import Snapshot
-from transforms import storage
+from transforms import quiet_tensorflow, storage
 from transforms.errors import exit_code
 
 if TYPE_CHECKING:
@@ -58,13 +59,21 @@ class TaskOptions:
             "(pipelines.features --reuse_transform), local or gs://",
         )  # fmt: skip
         parser.add_argument("--evaluation", required=True, metavar="DIR", help="the features directory to be judged on")
-        parser.add_argument("--output", required=True, metavar="DIR", help="the model directory to make, local or gs://")
+        parser.add_argument(
+            "--output", required=True, metavar="DIR", help="the model directory to make, local or gs://"
+        )
         parser.add_argument(
             "--model", choices=MODELS, default=MODELS[0],
             help="ziln: a network for a zero-inflated lognormal value and a hurdle Poisson number of order days",
         )  # fmt: skip
-        parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of initial weights, shuffling and bootstrap: the same seed gives the same model")  # fmt: skip
-        parser.add_argument("--epochs", type=_whole(1), default=DEFAULT_EPOCHS, metavar="N", help="passes over the data at most; training stops earlier once the validation loss does not fall")  # fmt: skip
+        parser.add_argument(
+            "--seed", type=_whole(0), default=0, metavar="N",
+            help="of initial weights, shuffling and bootstrap: the same seed gives the same model",
+        )  # fmt: skip
+        parser.add_argument(
+            "--epochs", type=_whole(1), default=DEFAULT_EPOCHS, metavar="N",
+            help="passes over the data at most; training stops earlier once the validation loss does not fall",
+        )  # fmt: skip
         values = vars(parser.parse_args(argv))
         return cls(**{**values, "features": tuple(values["features"])})
 
@@ -111,7 +120,7 @@ def _arguments(options: TaskOptions, training: Sequence[Snapshot], evaluation: S
 
 
 def model_version(options: TaskOptions, training: Sequence[Snapshot], evaluation: Snapshot) -> str:
-    """<model>-<latest training cutoff>-<8 hex digits>: the same for the same arguments and inputs, wherever they lie."""
+    """<model>-<latest training cutoff>-<8 hex digits>: the same for the same arguments and inputs anywhere."""
     content = {
         "model": options.model, "seed": options.seed, "epochs": options.epochs,
         "training": [snapshot.manifest_hash for snapshot in training], "evaluation": evaluation.manifest_hash,
@@ -200,7 +209,9 @@ def _train(options: TaskOptions, training: Sequence[Snapshot], local: str) -> tu
         split: network.Examples.of(snapshots.read_transformed(training, split)) for split in ("train", "validation")
     }
     rows = {split: len(of) for split, of in examples.items()}
-    _say(f"training on {rows['train']:,} rows of {len(training)} snapshot(s), {rows['validation']:,} rows for validation")
+    _say(
+        f"training on {rows['train']:,} rows of {len(training)} snapshot(s), {rows['validation']:,} rows for validation"
+    )
     trained = network.train(
         examples["train"], examples["validation"],
         horizon_days=training[0].horizon_days, epochs=options.epochs, seed=options.seed, progress=_say,

@@ -59,5 +59,9 @@ def quantile(logits: tf.Tensor, alpha: float) -> tf.Tensor:
     zero = tf.sigmoid(-log_odds)
     above = alpha > zero
     # Where alpha > P(0), 1 - P(0) exceeds 1 - alpha: the division below is far from 0 / 0.
-    rest = tf.where(above, (alpha - zero) / tf.where(above, 1 - zero, tf.ones_like(zero)), tf.fill(tf.shape(zero), tf.cast(0.5, zero.dtype)))
+    rest = tf.where(
+        above,
+        (alpha - zero) / tf.where(above, 1 - zero, tf.ones_like(zero)),
+        tf.fill(tf.shape(zero), tf.cast(0.5, zero.dtype)),
+    )
     return tf.where(above, tf.exp(mu + sigma * tf.math.ndtri(rest)), tf.zeros_like(mu))

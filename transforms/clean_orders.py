@@ -108,7 +108,8 @@ def _number(column: ir.Value) -> ir.DecimalValue:
         return column.try_cast(engines.MONEY)
     if kind.is_floating():
         # Through the shortest text: what the person wrote, not the binary fraction nearest to it.
-        column = column.cast(dt.float64).cast(dt.string)
+        # A 32-bit float's own: 19.99 is not 19.989999771.
+        column = column.cast(dt.string)
     elif kind.is_decimal():
         column = column.cast(dt.string)
     return engines.parse_money(ibis.ifelse(column.re_search(NUMBER_PATTERN), column, ibis.null(dt.string)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 
 class UsageError(ValueError):
@@ -13,6 +14,13 @@ class UsageError(ValueError):
 
 def rejected(argument: str, value: Any, accepted: str) -> UsageError:
     return UsageError(f"{argument} {value!r} is not usable: accepted is {accepted}")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one line, without the usage of all the others around it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def exit_code(command: Callable[[], Any]) -> int:

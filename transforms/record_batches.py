@@ -117,9 +117,7 @@ def tensor_adapter_config() -> Any:
     from tfx_bsl.tfxio import tensor_adapter
 
     def scalar(name: str) -> schema_pb2.TensorRepresentation:
-        dense_tensor = schema_pb2.TensorRepresentation.DenseTensor(
-            column_name=name, shape=schema_pb2.FixedShape()
-        )
+        dense_tensor = schema_pb2.TensorRepresentation.DenseTensor(column_name=name, shape=schema_pb2.FixedShape())
         return schema_pb2.TensorRepresentation(dense_tensor=dense_tensor)
 
     representations = {column.name: scalar(column.name) for column in schema.model_inputs()}

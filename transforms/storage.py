@@ -28,7 +28,12 @@ def resolve(uri: str) -> tuple[Any, str]:
 
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")  # the variable Google's own clients follow
     try:
+        if uri.startswith("gs://") and emulator:
+            scheme, _, endpoint = emulator.rpartition("://")
+            gcs = fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=endpoint.rstrip("/"))
+            return gcs, uri.removeprefix("gs://").rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except ValueError as error:
         raise UsageError(f"{uri!r} is not a path this system opens: {error}") from error
@@ -82,15 +87,21 @@ def glob(pattern: str) -> tuple[Any, list[Any]]:
     """The file system and the sorted ``FileInfo`` of the files a path or ``*?[]`` pattern names."""
     from pyarrow import fs
 
-    filesystem, path = resolve(pattern)
-    fixed = path[: min((path.index(c) for c in "*?[" if c in path), default=len(path))]
-    if fixed == path:
-        info = filesystem.get_file_info(path)
-        if info.type != fs.FileType.Directory:
-            return filesystem, [info] if info.is_file else []
-        fixed, path = path, path.rstrip("/") + "/*"
-    root = fixed if fixed == path[:-2] else os.path.dirname(fixed)
-    found = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    # Only what stands before the first wildcard can be a URI: a question mark in one would begin its query.
+    fixed = pattern[: min((pattern.index(c) for c in "*?[" if c in pattern), default=len(pattern))]
+    if fixed == pattern:
+        filesystem, root = resolve(pattern)
+        info = filesystem.get_file_info(root)
+        if info.is_file:
+            return filesystem, [info]
+        path = f"{root.rstrip('/')}/*"
+    else:
+        folder = fixed[: fixed.rfind("/") + 1]
+        filesystem, root = resolve(folder or ".")
+        path = f"{root.rstrip('/')}/{pattern[len(folder) :]}"
+    if filesystem.get_file_info(root).type != fs.FileType.Directory:
+        return filesystem, []
+    found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
     # As in a shell, a star stays within one folder and hidden files are not meant.
     parts = path.split("/")
     return filesystem, sorted(
@@ -164,6 +175,7 @@ def begin(directory: str, kind: str, arguments: dict[str, Any]) -> dict[str, Any
     Raises:
       UsageError: the directory holds another step's result, or files that are not a step's.
     """
+    _require_folder(directory)
     filesystem, path = resolve(directory)
     if exists(join(directory, MANIFEST)):
         manifest = read_manifest(directory, kind)
@@ -179,6 +191,19 @@ def begin(directory: str, kind: str, arguments: dict[str, Any]) -> dict[str, Any
         filesystem.delete_dir_contents(path)
     write_bytes(join(directory, STARTED), json.dumps({"kind": kind, "arguments": arguments}).encode())
     return None
+
+
+def _require_folder(directory: str) -> None:
+    """Raises: UsageError where the directory, or the nearest of its parents that exists, is a file."""
+    from pyarrow import fs
+
+    filesystem, path = resolve(directory)
+    if not is_local(directory):
+        return  # an object store has no folders a file could stand in for
+    while (kind := filesystem.get_file_info(path).type) == fs.FileType.NotFound and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    if kind == fs.FileType.File:
+        raise UsageError(f"--output {directory!r} is not usable: {path} is a file, accepted is a directory")
 
 
 def finish(directory: str, kind: str, arguments: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

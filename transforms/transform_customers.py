@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from transforms import aggregate, storage
+from transforms import aggregate, quiet_tensorflow, schema, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +25,11 @@ def _part_field() -> pa.Field:
     import pyarrow as pa
 
     return pa.field(PART, pa.list_(pa.string()))
+
+
+def _columns() -> list[str]:
+    """What tf.Transform needs of ``schema.CUSTOMERS``: the model inputs and what travels beside them."""
+    return schema.names((schema.CUSTOMER_ID, *schema.model_inputs(), *schema.LABELS, schema.SPLIT))
 
 
 class _ReadCustomers(beam.DoFn):
@@ -41,7 +46,7 @@ class _ReadCustomers(beam.DoFn):
         from transforms import record_batches
 
         filesystem, path = storage.resolve(uri)
-        customers = pq.read_table(path, filesystem=filesystem, use_threads=False)
+        customers = pq.read_table(path, columns=_columns(), filesystem=filesystem, use_threads=False)
         if self.split:
             customers = customers.filter(pc.equal(customers["split"], self.split))
         if customers.num_rows:
@@ -83,12 +88,12 @@ def transform_customers(
     Returns:
       The transformed paths, and a collection that is complete once the transform is written.
     """
+    quiet_tensorflow.import_tensorflow()
     import tensorflow_transform.beam as tft_beam
     from tfx_bsl.tfxio import tensor_adapter
 
     from transforms import preprocessing, record_batches
 
-    shuffled = raw_paths | "SpreadCustomers" >> beam.Reshuffle()
     inputs = record_batches.tensor_adapter_config()
     config = tensor_adapter.TensorAdapterConfig(
         inputs.arrow_schema.append(_part_field()), inputs.tensor_representations
@@ -98,9 +103,11 @@ def transform_customers(
             transform = raw_paths.pipeline | "ReadTransform" >> tft_beam.ReadTransformFn(reuse)
             written: PCollection[Any] = raw_paths.pipeline | "TransformExists" >> beam.Create([reuse])
         else:
-            train = shuffled | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
+            # A shuffle for each reader: one read for both would be fused into one stage, whose rows the
+            # in-process runner keeps in memory until the analysis is done (1.5 times the peak at 1M customers).
+            train = raw_paths | "SpreadTrain" >> beam.Reshuffle() | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
             transform = (train, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing.preprocessing_fn)
             written = transform | "WriteTransform" >> tft_beam.WriteTransformFn(transform_fn)
-        customers = shuffled | "ReadCustomers" >> beam.ParDo(_ReadCustomers())
+        customers = raw_paths | "SpreadCustomers" >> beam.Reshuffle() | "ReadCustomers" >> beam.ParDo(_ReadCustomers())
         batches, _ = ((customers, config), transform) | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
     return batches | "WriteTransformed" >> beam.ParDo(_WriteTransformed(transformed)), written

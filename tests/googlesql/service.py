@@ -131,9 +131,7 @@ class GoogleSql:
         that ``values`` does not know, ``ValueError`` if the tables exceed what the server takes:
         4 MiB, some ten bytes a value.
         """
-        request = self._request(
-            "EvaluateQueryRequest", {name: table.schema for name, table in tables.items()}
-        )
+        request = self._request("EvaluateQueryRequest", {name: table.schema for name, table in tables.items()})
         request.sql = sql
         for name, table in tables.items():
             data = request.table_content[name].table_data
@@ -163,9 +161,7 @@ class GoogleSql:
 
     def _fill(self, data: Any, table: pa.Table) -> None:
         codecs = [values.for_arrow(field.name, field.type) for field in table.schema]
-        columns = [
-            codec.encode(column) for codec, column in zip(codecs, table.columns, strict=True)
-        ]
+        columns = [codec.encode(column) for codec, column in zip(codecs, table.columns, strict=True)]
         for row in zip(*columns, strict=True):
             add = data.row.add().cell.add
             for codec, value in zip(codecs, row, strict=True):
@@ -176,8 +172,7 @@ class GoogleSql:
         kinds = self._protocol.enum("zetasql.TypeKind").values_by_number
         codecs = [values.for_kind(c.name, kinds[c.type.type_kind].name) for c in columns]
         arrays = [
-            codec.decode([_cell(row.cell[index], codec.field) for row in rows])
-            for index, codec in enumerate(codecs)
+            codec.decode([_cell(row.cell[index], codec.field) for row in rows]) for index, codec in enumerate(codecs)
         ]
         return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 

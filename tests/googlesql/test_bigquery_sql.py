@@ -11,7 +11,11 @@ from tests.googlesql.service import GoogleSql
 from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS
 from transforms.customer_features import Snapshot
 
-SNAPSHOTS = (Snapshot(CUTOFF, HORIZON_DAYS), Snapshot(CUTOFF, HORIZON_DAYS, HISTORY_DAYS), Snapshot(CUTOFF, 400, labels=False))
+SNAPSHOTS = (
+    Snapshot(CUTOFF, HORIZON_DAYS),
+    Snapshot(CUTOFF, HORIZON_DAYS, HISTORY_DAYS),
+    Snapshot(CUTOFF, 400, labels=False),
+)
 
 
 def _columns(table: pa.Table, types: dict[pa.DataType, pa.DataType]) -> pa.Table:
@@ -41,9 +45,7 @@ def test_awkward_orders(googlesql: GoogleSql, snapshot: Snapshot) -> None:
     expected = brute_force.customer_features(
         orders, snapshot.cutoff, snapshot.horizon_days, snapshot.history_days, labels=snapshot.labels
     )
-    actual = googlesql.evaluate(
-        engine_runs.features_sql(snapshot, "bigquery"), {"orders": engine_runs.usable(lines)}
-    )
+    actual = googlesql.evaluate(engine_runs.features_sql(snapshot, "bigquery"), {"orders": engine_runs.usable(lines)})
     brute_force.assert_equal(expected, actual)
     brute_force.assert_equal(expected, engine_runs.features(rows, snapshot))
 

@@ -73,9 +73,7 @@ def scalar(engine: GoogleSql, expression: str) -> Any:
     ],
     ids=str,
 )
-def test_every_type_survives_the_round_trip(
-    googlesql: GoogleSql, arrow: pa.DataType, present: list[Any]
-) -> None:
+def test_every_type_survives_the_round_trip(googlesql: GoogleSql, arrow: pa.DataType, present: list[Any]) -> None:
     values = [None, *present, None]
     table = pa.table({"n": pa.array(range(len(values)), pa.int64()), "x": pa.array(values, arrow)})
     assert googlesql.evaluate("SELECT n, x FROM t ORDER BY n", {"t": table}).equals(table)

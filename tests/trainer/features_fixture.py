@@ -82,7 +82,9 @@ def _aggregate(
         window = past & (day >= -days)
         columns |= {f"value_{days}d": value(window), f"orders_{days}d": count(window)}
     columns["split"] = [split_of(name) for name in columns["customer_id"]]
-    return pa.table([_array(columns.get(c.name), c.type, n) for c in schema.CUSTOMERS], schema.arrow_schema(schema.CUSTOMERS))
+    return pa.table(
+        [_array(columns.get(c.name), c.type, n) for c in schema.CUSTOMERS], schema.arrow_schema(schema.CUSTOMERS)
+    )
 
 
 def _masked(values: np.ndarray, nulls: np.ndarray) -> pa.Array:
@@ -93,7 +95,11 @@ def _array(values: Any, type_: schema.Type, n: int) -> pa.Array:
     if values is None:
         return pa.nulls(n, type_.arrow)
     array = values if isinstance(values, pa.Array) else pa.array(values)
-    return array.cast(pa.float64(), safe=False).cast(type_.arrow, safe=False) if type_ is schema.Type.MONEY else array.cast(type_.arrow)
+    return (
+        array.cast(pa.float64(), safe=False).cast(type_.arrow, safe=False)
+        if type_ is schema.Type.MONEY
+        else array.cast(type_.arrow)
+    )
 
 
 def analyze_and_transform(
@@ -116,7 +122,6 @@ def analyze_and_transform(
         beam.Pipeline(runner=FnApiRunner()) as pipeline,
         tft_beam.Context(temp_dir=f"{transform_output}.tmp", passthrough_keys=record_batches.PASSTHROUGH_KEYS),
     ):
-
         # By file: batches inside the graph would be compressed with it, again and again.
         def source(label: str, table: pa.Table, batch_rows: int = 4096) -> Any:
             path = f"{transform_output}.{label}.arrow"
@@ -135,7 +140,9 @@ def analyze_and_transform(
                 | f"one-{i}" >> beam.combiners.ToList()
                 | f"file-{i}" >> beam.Map(_write_arrow, collected[i])
             )
-    return [_sorted_like(table, pa.ipc.open_file(path).read_all()) for (table, _), path in zip(jobs, collected, strict=True)]
+    return [
+        _sorted_like(table, pa.ipc.open_file(path).read_all()) for (table, _), path in zip(jobs, collected, strict=True)
+    ]
 
 
 def _write_arrow(batches: list[pa.RecordBatch], path: str) -> None:
@@ -168,5 +175,7 @@ def write_features(
         pq.write_table(table.slice(0, half), path / "part-00000-of-00002.parquet")
         pq.write_table(table.slice(half), path / "part-00001-of-00002.parquet")
     shutil.copytree(transform_output, Path(directory) / "transform_fn")
-    storage.finish(str(directory), "features", arguments, {"rows": customers.num_rows, "transform_fingerprint": fingerprint})
+    storage.finish(
+        str(directory), "features", arguments, {"rows": customers.num_rows, "transform_fingerprint": fingerprint}
+    )
     return str(directory)

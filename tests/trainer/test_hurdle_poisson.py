@@ -18,7 +18,7 @@ from trainer import hurdle_poisson
 def test_probabilities_sum_to_one_and_to_the_mean(log_odds: float, log_rate: float) -> None:
     n = np.arange(80)
     logits = tf.constant([[log_odds, log_rate]] * len(n), tf.float64)
-    factorials = np.array([math.lgamma(max(k, 1)) for k in n])
+    factorials = np.array([math.lgamma(max(int(k), 1)) for k in n])
     p = np.exp(-hurdle_poisson.loss(tf.constant(n, tf.float64), logits, 1e6).numpy() - factorials)
     assert p.sum() == pytest.approx(1, abs=1e-9)
     assert (p * n).sum() == pytest.approx(float(hurdle_poisson.mean(logits, 1e6)[0]), rel=1e-9)

@@ -1,0 +1,18 @@
+"""Fixtures of tests/trainer: nothing heavy is imported before a test asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.trainer.trained_models import World
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Snapshots of simulated customers, and a model trained by the command line."""
+    from tests.trainer import trained_models
+
+    return trained_models.make(tmp_path_factory.mktemp("world"))
