@@ -94,9 +94,19 @@ def _tree_peak(root: int) -> int:
     """Bytes of resident memory of a process tree.
 
     The root counts with its high-water mark, which no look can miss. ``ru_maxrss`` is of no use
-    here: Linux carries the launching process's memory through fork and exec into it.
+    here: Linux carries the launching process's memory through fork and exec into it. A child between
+    fork and exec still shares the root's memory, which would count twice: its command line tells.
     """
-    return sum(_status_bytes(pid, "VmHWM:" if pid == root else "VmRSS:") for pid in _tree(root))
+    command = _command_line(root)
+    others = (pid for pid in _tree(root) if pid != root and _command_line(pid) != command)
+    return _status_bytes(root, "VmHWM:") + sum(_status_bytes(pid, "VmRSS:") for pid in others)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _tree(pid: int) -> Iterator[int]:

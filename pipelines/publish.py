@@ -187,13 +187,12 @@ def stage_batch(staging: Staging, constants: Constants, named: tuple[str, pa.Rec
     name, batch = named
     usable, letters = checks.split(batch, checks.rules(constants))
     if letters:
-        # Escaped to ASCII: some readers of JSON Lines end a line at U+2028 and its like.
-        lines = "".join(json.dumps(letter) + "\n" for letter in letters)
+        lines = "".join(letter.to_json() + "\n" for letter in letters)
         storage.write_bytes(storage.join(staging.dead_letters, f"{name}.jsonl"), lines.encode())
     if usable.num_rows:
         with open_store(staging.serving, create=True) as store:
             store.write(staging.generation, staging.attempt, usable)
-    return Counter({_USABLE: usable.num_rows}) + Counter(letter["reason"] for letter in letters)
+    return Counter({_USABLE: usable.num_rows}) + Counter(letter.reason for letter in letters)
 
 
 def _total(counts: Iterable[Counter[str]]) -> Counter[str]:

@@ -5,12 +5,12 @@ A row gets the first reason that applies, in the order of ``rules``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from transforms.dead_letters import DeadLetter
 from transforms.schema import CUSTOMER_ID_MAX_BYTES, PREDICTIONS, Type
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def rules(constants: Constants) -> list[Rule]:
     ]  # fmt: skip
 
 
-def split(batch: pa.RecordBatch, checks: list[Rule]) -> tuple[pa.RecordBatch, list[dict[str, Any]]]:
+def split(batch: pa.RecordBatch, checks: list[Rule]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
     """The usable rows of a batch, in order, and the others as dead letters."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -96,31 +96,15 @@ def split(batch: pa.RecordBatch, checks: list[Rule]) -> tuple[pa.RecordBatch, li
     unusable = pc.is_valid(broken)
     rows = batch.filter(unusable).to_pylist()
     letters = [
-        dead_letter(checks[index], row) for index, row in zip(broken.filter(unusable).to_pylist(), rows, strict=True)
+        _dead_letter(checks[index], row) for index, row in zip(broken.filter(unusable).to_pylist(), rows, strict=True)
     ]
     return batch.filter(pc.is_null(broken)), letters
 
 
-def dead_letter(rule: Rule, row: dict[str, Any]) -> dict[str, Any]:
-    """A JSON-able record of the row and of what is wrong with it."""
+def _dead_letter(rule: Rule, row: dict[str, Any]) -> DeadLetter:
     values = ", ".join(f"{name}={_readable(row[name])}" for name in rule.columns)
-    detail = f"{values}: accepted is {rule.accepted}"
-    return {
-        "stage": STAGE,
-        "reason": rule.reason,
-        "detail": detail,
-        "payload": {name: _json_value(value) for name, value in row.items()},
-    }
+    return DeadLetter(STAGE, rule.reason, f"{values}: accepted is {rule.accepted}", row)
 
 
 def _readable(value: Any) -> str:
     return str(value) if isinstance(value, date) else repr(value)
-
-
-def _json_value(value: Any) -> Any:
-    """Dates as ISO text, and what JSON has no number for (NaN, infinities) as text."""
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value

@@ -25,7 +25,8 @@ class DeadLetter:
 
     def to_json(self) -> str:
         """One JSON line. Values JSON has no type for become text; a float that is no number its name."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, allow_nan=False)
+        # Escaped to ASCII: some readers of JSON Lines end a line at U+2028 and its like.
+        return json.dumps(_plain(asdict(self)), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

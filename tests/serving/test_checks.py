@@ -61,9 +61,9 @@ def test_every_row_is_usable_or_one_dead_letter(rows: list[dict[str, Any]]) -> N
     usable, letters = split(batch_of(rows), rules(CONSTANTS))
     reasons = [expected_reason(row) for row in rows]
     assert usable.to_pylist() == [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    assert [letter["reason"] for letter in letters] == [reason for reason in reasons if reason]
+    assert [letter.reason for letter in letters] == [reason for reason in reasons if reason]
     bad_ids = [row["customer_id"] for row, reason in zip(rows, reasons, strict=True) if reason]
-    lines = [json.loads(json.dumps(letter, allow_nan=False)) for letter in letters]
+    lines = [json.loads(letter.to_json()) for letter in letters]
     assert [line["payload"]["customer_id"] for line in lines] == bad_ids
 
 
@@ -82,4 +82,4 @@ def test_every_row_is_usable_or_one_dead_letter(rows: list[dict[str, Any]]) -> N
 )  # fmt: skip
 def test_the_detail_names_column_value_and_what_is_accepted(change: dict[str, Any], detail: str) -> None:
     _, letters = split(batch_of([prediction("c1") | change]), rules(CONSTANTS))
-    assert [(letter["stage"], letter["detail"]) for letter in letters] == [("publish", detail)]
+    assert [(letter.stage, letter.detail) for letter in letters] == [("publish", detail)]
