@@ -20,7 +20,7 @@ import os
 import shlex
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import options as shared
 from transforms.errors import ArgumentParser, UsageError, exit_code
@@ -92,6 +92,11 @@ def plan(options: argparse.Namespace) -> Cycle:
         raise UsageError(
             f"--horizon_days {options.horizon_days} with --cutoff {cutoff} leaves no orders on one side: the orders "
             f"reach from {source.first_day} to {source.last_day}"
+        )
+    if cutoff + datetime.timedelta(days=options.horizon_days) > source.end:
+        raise UsageError(
+            f"--horizon_days {options.horizon_days} from --cutoff {cutoff} reaches past the last order day "
+            f"{source.last_day}: accepted is at most {(source.end - cutoff).days}, or an earlier cutoff"
         )
     workdir = os.path.abspath(options.workdir)
     return Cycle(

@@ -59,7 +59,9 @@ def test_for_transform_carries_ids_split_and_labels_beside_the_inputs(customers:
     flat = record_batches.from_transform(batch)
     assert flat.schema.names[:4] == ["customer_id", "split", "future_value", "future_orders"]
     assert flat["split"].to_pylist() == customers["split"].to_pylist()[10:50]
-    np.testing.assert_allclose(flat["future_value"], [float(v) for v in customers["future_value"].to_pylist()[10:50]], rtol=1e-6)
+    np.testing.assert_allclose(
+        flat["future_value"], [float(v) for v in customers["future_value"].to_pylist()[10:50]], rtol=1e-6
+    )
 
 
 def test_null_labels_become_nan(customers: pa.Table) -> None:

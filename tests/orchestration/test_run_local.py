@@ -1,0 +1,222 @@
+"""The whole cycle on a small shop through ``orchestration.run_local``: complete, resumable, and on the documented dates."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration import run_local
+from orchestration.steps import Cycle
+from serving import lookup
+from tests.pipelines import features_data
+from tests.pipelines.features_data import SHOP_END, SHOP_FIRST_DAY, SHOP_HORIZON_DAYS, read_rows, refused, stamps
+from transforms import storage
+
+HORIZON = datetime.timedelta(days=SHOP_HORIZON_DAYS)
+
+
+@pytest.fixture(scope="module")
+def cycle() -> Cycle:
+    return features_data.shop_cycle()
+
+
+def work_of(cycle: Cycle) -> dict[str, int]:
+    """The run's files and when they were written; but for the report, a page that is drawn anew each time."""
+    found = stamps(cycle.run_directory)
+    del found[cycle.report]
+    return found
+
+
+# --- The cycle ------------------------------------------------------------------------------------------------------
+
+
+def test_every_step_s_output_is_there(cycle: Cycle) -> None:
+    for cutoff in (*cycle.training_cutoffs, cycle.cutoff):
+        assert storage.read_manifest(cycle.features(cutoff), "features")["rows"]
+    assert storage.read_manifest(cycle.model, "model")["split"] == "out of time"
+    assert storage.read_manifest(cycle.predictions, "predictions")["rows"] == 600
+    assert "<html" in Path(cycle.report).read_text()[:1000].lower()
+    assert list(Path(cycle.warehouse).rglob("*.parquet"))
+
+
+def test_the_dates_are_the_documented_ones(cycle: Cycle) -> None:
+    assert (cycle.as_of, cycle.cutoff) == (SHOP_END, SHOP_END - HORIZON)
+    assert cycle.training_cutoffs == (SHOP_END - 2 * HORIZON,)
+    model = storage.read_manifest(cycle.model, "model")
+    assert model["training_cutoffs"] == [str(SHOP_END - 2 * HORIZON)]
+    assert model["evaluation_cutoff"] == str(SHOP_END - HORIZON)
+
+
+def test_what_is_served_is_what_was_predicted(cycle: Cycle, capsys: pytest.CaptureFixture[str]) -> None:
+    predicted = {row["customer_id"]: row for row in read_rows(cycle.predictions).to_pylist()}
+    asked = ["C00000", "C00599"]
+    assert lookup.main(["--serving", cycle.serving, *asked]) == 0
+    served = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [row["customer_id"] for row in served] == asked
+    for row in served:
+        wanted = predicted[row["customer_id"]]
+        assert {name: row[name] for name in wanted} == {**wanted, "as_of": str(wanted["as_of"])}
+
+
+# --- Running again --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_call_redoes_nothing(cycle: Cycle, capsys: pytest.CaptureFixture[str]) -> None:
+    before = work_of(cycle)
+    assert run_local.run(features_data.shop_arguments()) == cycle
+    assert work_of(cycle) == before
+    printed = capsys.readouterr()
+    assert printed.err.count("already complete") == 4
+    for number, step in enumerate(cycle.steps(), 1):
+        assert f"[{number}/{len(cycle.steps())}] {step.name}\n  {step.command}\n" in printed.err
+    assert f"report:  {cycle.report}" in printed.out and "python -m serving.lookup" in printed.out
+
+
+def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions half-written, then a run cut off in publish: only what is not complete is done, once."""
+    before, customers = work_of(cycle), read_rows(cycle.predictions)
+    manifest = Path(cycle.predictions) / storage.MANIFEST
+    manifest.unlink()
+    (Path(cycle.predictions) / storage.STARTED).write_text("{}")
+    (Path(cycle.predictions) / "part-00009-of-00010.parquet").write_bytes(b"half")
+
+    def power_cut(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.publish.run", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            run_local.run(features_data.shop_arguments())
+    assert read_rows(cycle.predictions).equals(customers)
+    interrupted = work_of(cycle)
+    changed = {path for path in before.keys() | interrupted.keys() if before.get(path) != interrupted.get(path)}
+    assert changed and all(path.startswith(cycle.predictions + "/") for path in changed)
+    run_local.run(features_data.shop_arguments())
+    assert work_of(cycle) == interrupted
+
+
+def test_a_failing_step_ends_the_run(
+    cycle: Cycle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Later steps do not run on what an earlier one did not deliver; bad input is code 2 and one last line."""
+    from transforms.errors import UsageError
+
+    def refuse(argv: list[str]) -> None:
+        raise UsageError("the guards do not pass")
+
+    seen: list[str] = []
+    monkeypatch.setattr("pipelines.publish.run", refuse)
+    monkeypatch.setattr("trainer.report.run", lambda argv: seen.append("report"))
+    assert run_local.main(features_data.shop_arguments()) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: the guards do not pass"
+    assert not seen
+
+
+# --- The plan -------------------------------------------------------------------------------------------------------
+
+
+def plan(*more: Any, orders: str | None = None, workdir: str = "w") -> Cycle:
+    argv = [
+        "--orders",
+        orders or features_data.shop_file(),
+        "--horizon_days",
+        str(SHOP_HORIZON_DAYS),
+        "--workdir",
+        workdir,
+    ]
+    options: argparse.Namespace = run_local._parser().parse_args([*argv, *map(str, more)])
+    return run_local.plan(options)
+
+
+def test_two_training_snapshots_where_the_history_has_them() -> None:
+    planned = plan()
+    assert planned.training_cutoffs == (SHOP_END - 2 * HORIZON, SHOP_END - 3 * HORIZON)
+    assert (planned.cutoff, planned.as_of) == (SHOP_END - HORIZON, SHOP_END)
+
+
+def test_a_cutoff_of_one_s_own() -> None:
+    planned = plan("--cutoff", "2011-01-01", "--history_days", 200)
+    assert planned.cutoff == datetime.date(2011, 1, 1) and planned.history_days == 200
+    assert planned.training_cutoffs[0] == planned.cutoff - HORIZON
+    assert planned.as_of == SHOP_END
+
+
+def test_a_short_history_is_split_by_customer() -> None:
+    planned = plan("--cutoff", SHOP_FIRST_DAY + 2 * HORIZON - datetime.timedelta(days=1))
+    assert planned.training_cutoffs == ()
+    assert plan("--cutoff", SHOP_FIRST_DAY + 2 * HORIZON).training_cutoffs == (SHOP_FIRST_DAY + HORIZON,)
+
+
+def test_a_short_history_is_judged_by_customer_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A horizon so long that no training snapshot fits before the evaluation's."""
+    monkeypatch.setattr("trainer.task.DEFAULT_EPOCHS", 2)
+    argv = ["--orders", features_data.shop_file(), "--horizon_days", "250", "--workdir", str(tmp_path / "w")]
+    short = run_local.run(argv)
+    assert short.training_cutoffs == () and len(short.steps()) == 5
+    model = storage.read_manifest(short.model, "model")
+    assert (model["split"], model["training_cutoffs"]) == ("by customer", [model["evaluation_cutoff"]])
+    assert storage.read_manifest(short.predictions, "predictions")["rows"] == 600
+    assert os.path.exists(short.report)
+
+
+def test_equal_arguments_find_their_run_again_and_others_do_not(tmp_path: Path) -> None:
+    first = plan()
+    assert plan() == first
+    assert plan(workdir="elsewhere").run_directory.split("/runs/")[1] == first.run_directory.split("/runs/")[1]
+    others = [
+        plan("--seed", 1),
+        plan("--cutoff", "2011-01-01"),
+        plan("--history_days", 100),
+        plan("--training_snapshots", 1),
+    ]
+    copy = features_data.write_parquet(tmp_path / "orders.parquet", features_data.shop_orders().slice(1))
+    runs = {planned.run_directory for planned in (first, *others, plan(orders=copy))}
+    assert len(runs) == len(others) + 2
+
+
+def test_only_what_was_given_is_handed_on() -> None:
+    assert plan().orders_arguments == ()
+    assert plan("--buckets", 7, "--csv_encoding", "latin-1").orders_arguments == (
+        "--csv_encoding",
+        "latin-1",
+        "--buckets",
+        "7",
+    )
+
+
+def test_paths_do_not_depend_on_where_a_step_runs() -> None:
+    planned = plan(workdir="relative/w")
+    for path in (
+        planned.run_directory,
+        planned.warehouse,
+        planned.dead_letters,
+        planned.serving.removeprefix("sqlite://"),
+    ):
+        assert os.path.isabs(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--horizon_days", "600"], "--horizon_days 600 with --cutoff 2010-01-01 leaves no orders on one side: the orders reach from 2010-01-01 to 2011-08-23"),
+        (["--cutoff", "2011-08-24"], "--cutoff 2011-08-24 leaves no orders on one side"),
+        (["--cutoff", "2011-08-01"], "--horizon_days 90 from --cutoff 2011-08-01 reaches past the last order day 2011-08-23: accepted is at most 23"),
+        (["--training_snapshots", "0"], "argument --training_snapshots: '0' is not usable: accepted is a whole number"),
+        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--horizon", "9"], "unrecognized arguments: --horizon 9"),
+        (["--orders", "absent.csv"], "--orders 'absent.csv' is not usable"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_bad_argument_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: list[str], said: str
+) -> None:
+    argv = ["--orders", features_data.shop_file(), "--horizon_days", "90", "--workdir", str(tmp_path / "w"), *more]
+    assert said in refused(capsys, run_local.main, argv)
+    assert not (tmp_path / "w").exists()

@@ -1,0 +1,100 @@
+"""The steps, once: which commands, in which order, on which dates."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.steps import Cycle, training_cutoffs
+
+DAY = datetime.date
+FIRST, CUTOFF = DAY(2010, 1, 1), DAY(2011, 1, 1)
+
+
+def cycle(**changes: Any) -> Cycle:
+    plain: dict[str, Any] = {
+        "orders": "my orders.csv", "orders_arguments": ("--csv_delimiter", ";"), "cutoff": CUTOFF, "horizon_days": 90,
+        "history_days": None, "training_cutoffs": (DAY(2010, 10, 3), DAY(2010, 7, 5)), "as_of": DAY(2011, 4, 1), "seed": 3,
+        "run_directory": "w/runs/1", "serving": "sqlite://w/serving.db", "warehouse": "w/warehouse", "dead_letters": "w/dead",
+    }  # fmt: skip
+    return Cycle(**{**plain, **changes})
+
+
+def value(step: Any, flag: str) -> str | None:
+    return step.arguments[step.arguments.index(flag) + 1] if flag in step.arguments else None
+
+
+def test_the_steps_in_order() -> None:
+    assert [(step.name, step.module) for step in cycle().steps()] == [
+        ("features 2010-10-03", "pipelines.features"),
+        ("features 2010-07-05", "pipelines.features"),
+        ("features 2011-01-01", "pipelines.features"),
+        ("train", "trainer.task"),
+        ("predict 2011-04-01", "pipelines.predict"),
+        ("publish", "pipelines.publish"),
+        ("report", "trainer.report"),
+    ]
+
+
+def test_every_snapshot_applies_the_transform_of_the_latest_training_snapshot() -> None:
+    first, *others = cycle().steps()[:3]
+    assert value(first, "--reuse_transform") is None
+    assert {value(step, "--reuse_transform") for step in others} == {first.output} == {"w/runs/1/features/2010-10-03"}
+
+
+def test_the_model_is_judged_on_the_evaluation_snapshot() -> None:
+    train = cycle().steps()[3]
+    at = train.arguments.index("--features")
+    assert train.arguments[at + 1 : at + 3] == ("w/runs/1/features/2010-10-03", "w/runs/1/features/2010-07-05")
+    assert value(train, "--evaluation") == "w/runs/1/features/2011-01-01"
+    assert value(train, "--seed") == "3"
+
+
+def test_without_training_snapshots_the_evaluation_s_is_split_by_customer() -> None:
+    short = cycle(training_cutoffs=())
+    features, train = short.steps()[:2]
+    assert features.name == "features 2011-01-01"
+    assert value(train, "--features") == value(train, "--evaluation") == features.output
+
+
+def test_what_is_asked_of_the_orders_reaches_every_reader() -> None:
+    for step in cycle(history_days=365).steps():
+        reads_orders = step.module in ("pipelines.features", "pipelines.predict")
+        assert (value(step, "--csv_delimiter") == ";" and value(step, "--orders") == "my orders.csv") == reads_orders
+        assert value(step, "--history_days") == ("365" if step.module == "pipelines.features" else None)
+
+
+def test_a_command_is_what_a_person_could_type() -> None:
+    step = cycle().steps()[0]
+    assert shlex.split(step.command) == ["python", "-m", step.module, *step.arguments]
+
+
+@pytest.mark.parametrize(
+    ("first_day", "most", "expected"),
+    [
+        (FIRST, 2, (DAY(2010, 10, 3), DAY(2010, 7, 5))),
+        (FIRST, 1, (DAY(2010, 10, 3),)),
+        (FIRST, 9, (DAY(2010, 10, 3), DAY(2010, 7, 5), DAY(2010, 4, 6))),  # the next would see less than a horizon
+        (DAY(2010, 7, 5), 2, (DAY(2010, 10, 3),)),  # exactly a horizon of history
+        (DAY(2010, 7, 6), 2, ()),
+        (DAY(2010, 12, 31), 2, ()),
+    ],
+)
+def test_training_cutoffs(first_day: datetime.date, most: int, expected: tuple[datetime.date, ...]) -> None:
+    assert training_cutoffs(first_day, CUTOFF, 90, most) == expected
+
+
+@given(st.integers(1, 2000), st.integers(1, 400), st.integers(1, 10))
+def test_no_training_label_reaches_another_window(history_days: int, horizon_days: int, most: int) -> None:
+    """Latest first; labels end at or before the next cutoff; each sees a horizon of history; as many as there can be."""
+    first_day, horizon = CUTOFF - datetime.timedelta(days=history_days), datetime.timedelta(days=horizon_days)
+    found = training_cutoffs(first_day, CUTOFF, horizon_days, most)
+    assert len(found) == min(most, max(0, history_days // horizon_days - 1))
+    for later, earlier in zip((CUTOFF, *found), found, strict=False):
+        assert earlier + horizon == later
+    assert all(day - horizon >= first_day for day in found)

@@ -1,0 +1,190 @@
+"""Step directories: complete or refused, never half; and which files a path or pattern names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms import storage
+from transforms.errors import UsageError
+
+ARGUMENTS = {"cutoff": "2012-03-01", "history_days": None}
+
+
+def finished(directory: str, arguments: dict[str, object] = ARGUMENTS) -> dict[str, object]:
+    assert storage.begin(directory, "features", arguments) is None
+    storage.write_bytes(storage.join(directory, "raw", "part.parquet"), b"rows")
+    return storage.finish(directory, "features", arguments, {"rows": 3})
+
+
+@pytest.fixture(params=["path", "file://"])
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / "made here"
+    return str(path) if request.param == "path" else path.as_uri()
+
+
+def test_a_finished_directory_tells_what_it_is(directory: str) -> None:
+    made = finished(directory)
+    assert storage.read_manifest(directory, "features") == made
+    assert made["kind"] == "features" and made["rows"] == 3 and made["arguments"] == ARGUMENTS
+    assert made["code_version"]
+    assert not storage.exists(storage.join(directory, storage.STARTED))
+
+
+def test_the_manifest_is_the_last_file_and_nothing_is_half_written(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off before the rename, the directory has no manifest and its reader refuses it."""
+
+    def power_cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    storage.begin(directory, "features", ARGUMENTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            storage.finish(directory, "features", ARGUMENTS, {})
+    with pytest.raises(UsageError, match="not a complete features directory"):
+        storage.read_manifest(directory, "features")
+    assert finished(directory)["rows"] == 3
+
+
+def test_the_same_step_again_gets_the_manifest_and_touches_nothing(directory: str) -> None:
+    made = finished(directory)
+    before = {path: os.stat(path).st_mtime_ns for path in storage.list_files(directory)}
+    assert storage.begin(directory, "features", ARGUMENTS) == made
+    assert {path: os.stat(path).st_mtime_ns for path in storage.list_files(directory)} == before
+
+
+def test_a_step_cut_off_after_its_manifest_is_complete(directory: str) -> None:
+    made = finished(directory)
+    storage.write_bytes(storage.join(directory, storage.STARTED), b"{}")
+    assert storage.begin(directory, "features", ARGUMENTS) == made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({**ARGUMENTS, "cutoff": "2012-03-02"}, "cutoff was '2012-03-01', is '2012-03-02'"),
+        ({**ARGUMENTS, "history_days": 30}, "history_days was None, is 30"),
+        ({**ARGUMENTS, "more": 1}, "more was None, is 1"),
+    ],
+)
+def test_other_arguments_are_refused(directory: str, arguments: dict[str, object], named: str) -> None:
+    finished(directory)
+    with pytest.raises(UsageError) as error:
+        storage.begin(directory, "features", arguments)
+    assert named in str(error.value) and repr(directory) in str(error.value)
+    assert storage.read_manifest(directory, "features")["arguments"] == ARGUMENTS
+
+
+def test_a_half_finished_directory_is_emptied(directory: str) -> None:
+    storage.begin(directory, "features", ARGUMENTS)
+    storage.write_bytes(storage.join(directory, "raw", "leftover.parquet"), b"half")
+    assert storage.begin(directory, "features", {**ARGUMENTS, "cutoff": "2013-01-01"}) is None
+    assert [Path(path).name for path in storage.list_files(directory)] == [storage.STARTED]
+
+
+def test_a_foreign_directory_is_refused_and_untouched(directory: str) -> None:
+    storage.write_bytes(storage.join(directory, "thesis.tex"), b"years of work")
+    with pytest.raises(UsageError, match="not empty and not a half-finished step"):
+        storage.begin(directory, "features", ARGUMENTS)
+    assert storage.read_bytes(storage.join(directory, "thesis.tex")) == b"years of work"
+
+
+def test_another_kind_is_refused(directory: str) -> None:
+    finished(directory)
+    with pytest.raises(UsageError, match="holds 'features', accepted is a model directory"):
+        storage.read_manifest(directory, "model")
+    with pytest.raises(UsageError, match="accepted is a model directory"):
+        storage.begin(directory, "model", ARGUMENTS)
+
+
+@pytest.mark.parametrize("below", ["", "/deep/er"])
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(UsageError, match="taken is a file, accepted is a directory"):
+        storage.begin(f"{tmp_path}/taken{below}", "features", ARGUMENTS)
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/path", "file://not-absolute", "s3//:x://y"])
+def test_an_unknown_uri_is_refused_by_name(uri: str) -> None:
+    with pytest.raises(UsageError, match="is not a path this system opens"):
+        storage.resolve(uri)
+
+
+# --- Which files ----------------------------------------------------------------------------------------------------
+
+TREE = ("a.csv", "b.csv", "b.CSV", "c.txt", "é x.csv", "_hidden.csv", ".hidden.csv", "sub/a.csv", "sub/deep/a.csv", "sub2/a.csv")  # fmt: skip
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("a.csv", ["a.csv"]),
+        ("_hidden.csv", ["_hidden.csv"]),  # named, hence meant
+        ("*.csv", ["a.csv", "b.csv", "é x.csv"]),
+        ("?.csv", ["a.csv", "b.csv"]),
+        ("[bc].*", ["b.CSV", "b.csv", "c.txt"]),
+        ("sub", ["sub/a.csv"]),
+        ("sub/", ["sub/a.csv"]),
+        ("sub*/a.csv", ["sub/a.csv", "sub2/a.csv"]),
+        ("*/*/a.csv", ["sub/deep/a.csv"]),
+        ("*.parquet", []),
+        ("absent.csv", []),
+        ("absent/*.csv", []),
+        ("a.csv/*", []),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "file://"], ids=["path", "file"])
+def test_a_pattern_names_what_a_shell_would(tree: Path, pattern: str, found: list[str], prefix: str) -> None:
+    _, infos = storage.glob(f"{prefix}{tree}/{pattern}")
+    assert [os.path.relpath(info.path, tree) for info in infos] == found
+
+
+def test_relative_paths_start_here(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert [info.path for info in storage.glob("sub/*.csv")[1]] == [f"{tree}/sub/a.csv"]
+    assert storage.exists("a.csv") and not storage.exists("absent")
+    assert storage.read_bytes("a.csv") == b"a.csv"
+
+
+def test_list_files_is_sorted_and_deep(tree: Path) -> None:
+    assert storage.list_files(str(tree), ".csv") == sorted(f"{tree}/{name}" for name in TREE if name.endswith(".csv"))
+    assert storage.list_files(f"{tree}/absent") == []
+
+
+def test_copy_fingerprint_and_delete(tree: Path) -> None:
+    copy = storage.copy_directory(f"{tree}/sub", f"{tree}/copy")
+    assert storage.fingerprint(copy) == storage.fingerprint(f"{tree}/sub") != storage.fingerprint(f"{tree}/sub2")
+    (tree / "copy" / "a.csv").write_text("other")
+    assert storage.fingerprint(copy) != storage.fingerprint(f"{tree}/sub")
+    storage.delete_directory(copy)
+    assert not storage.exists(copy)
+    storage.delete_directory(copy)  # already gone is as good
+
+
+@given(st.binary(max_size=2000))
+def test_bytes_come_back_as_written(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = str(tmp_path_factory.getbasetemp() / "bytes.gz")  # the name asks for decompression, which nobody wants here
+    storage.write_bytes(path, content)
+    assert storage.read_bytes(path) == content
+
+
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / storage.MANIFEST).write_text(json.dumps([1]))
+    with pytest.raises(UsageError, match="does not hold a JSON object"):
+        storage.read_manifest(str(tmp_path), "features")
