@@ -14,7 +14,6 @@ machine they, not the wall time, are the figure to look at. The last line is one
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -26,7 +25,7 @@ from typing import Any
 
 from benchmarks import harness, order_file, plain_features, same_features
 from benchmarks.harness import Measurement, OutputsDiffer
-from transforms.errors import exit_code
+from transforms.cli import ArgumentParser, exit_code
 
 NAME = "features"
 OURS, PLAIN = "pipelines.features", "DuckDB + scikit-learn"
@@ -47,9 +46,7 @@ class BenchmarkOptions:
     def parse(cls, argv: list[str] | None) -> BenchmarkOptions:
         from pipelines import options as shared
 
-        parser = argparse.ArgumentParser(
-            "python -m benchmarks.features", description=__doc__, formatter_class=shared.HelpFormatter
-        )
+        parser = ArgumentParser("python -m benchmarks.features", description=__doc__)
         parser.add_argument(
             "--customers", type=shared.positive, default=1_000_000, help="customers of the generated shop"
         )

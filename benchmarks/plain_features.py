@@ -10,13 +10,13 @@ transform to. One process, one thread.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import UsageError, exit_code
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +39,7 @@ class PlainOptions:
 
     @classmethod
     def parse(cls, argv: list[str] | None) -> PlainOptions:
-        parser = argparse.ArgumentParser(
-            "python -m benchmarks.plain_features",
-            description=__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = ArgumentParser("python -m benchmarks.plain_features", description=__doc__)
         parser.add_argument("--sql", required=True, metavar="FILE", help="the DuckDB script that writes raw/")
         parser.add_argument(
             "--output", required=True, metavar="DIR", help="holds raw/ after the script, gets transformed/"

@@ -13,8 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipelines import options as shared
-from transforms.errors import ArgumentParser, exit_code
+from transforms.cli import ArgumentParser, exit_code
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,9 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "python -m orchestration.demo", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser("python -m orchestration.demo", description=__doc__)
     parser.add_argument("--workdir", default="work/demo", help="the local directory that gets everything")
     options = parser.parse_args(argv)
 

@@ -23,7 +23,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pipelines import options as shared
-from transforms.errors import ArgumentParser, UsageError, exit_code
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestration.steps import Cycle, Step
@@ -33,12 +34,7 @@ _ORDERS_ARGUMENTS = ("columns", "csv_delimiter", "csv_encoding", "buckets")
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        "python -m orchestration.run_local",
-        description=__doc__,
-        formatter_class=shared.HelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = ArgumentParser("python -m orchestration.run_local", description=__doc__)
     shared.add_orders_arguments(parser)
     parser.add_argument(
         "--cutoff", type=shared.date,
@@ -149,10 +145,10 @@ def run_step(step: Step, number: int, of: int) -> None:
 
 def summarize(cycle: Cycle) -> None:
     """The evaluation table, where to look, and how to ask for one customer."""
-    from trainer import evaluate
+    from trainer import task
+    from transforms import storage
 
-    with open(os.path.join(cycle.model, "evaluation.json")) as file:
-        print(evaluate.format_table(json.load(file)))
+    print(task.evaluation_table(storage.read_manifest(cycle.model, task.KIND), cycle.model))
     print(f"\nreport:  {cycle.report}")
     lookup = shlex.join(["python", "-m", "serving.lookup", "--serving", cycle.serving])
     print(f"lookup:  {lookup} CUSTOMER_ID")

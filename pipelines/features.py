@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
-from transforms.errors import ArgumentParser, UsageError, exit_code
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -45,14 +46,27 @@ class FeaturesOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[FeaturesOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = ArgumentParser(
-            "python -m pipelines.features", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
-        )
+        parser = ArgumentParser("python -m pipelines.features", description=__doc__)
         shared.add_orders_arguments(parser)
-        parser.add_argument("--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start")
-        parser.add_argument("--horizon_days", type=shared.positive, required=True, help="whole days after the cutoff whose value is the label")
-        parser.add_argument("--history_days", type=shared.positive, help="how far back features look (default: all history)")
-        parser.add_argument("--output", type=shared.directory, required=True, metavar="DIR", help="the directory to make, local or gs://")
+        parser.add_argument(
+            "--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start"
+        )
+        parser.add_argument(
+            "--horizon_days",
+            type=shared.positive,
+            required=True,
+            help="whole days after the cutoff whose value is the label",
+        )
+        parser.add_argument(
+            "--history_days", type=shared.positive, help="how far back features look (default: all history)"
+        )
+        parser.add_argument(
+            "--output",
+            type=shared.directory,
+            required=True,
+            metavar="DIR",
+            help="the directory to make, local or gs://",
+        )
         parser.add_argument(
             "--reuse_transform", metavar="DIR",
             help="a features directory whose transform is applied instead of analysing anew, "
@@ -71,7 +85,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     options, beam_arguments = FeaturesOptions.parse(argv)
     beam_options = shared.pipeline_options(beam_arguments)
 
-    from pipelines import snapshot_job
+    from pipelines import run_job, snapshot_job
     from transforms import storage
 
     source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
@@ -84,7 +98,10 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"features: {options.output} is already complete", file=sys.stderr)
         return manifest
     pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
-    snapshot_job.execute(pipeline, KIND, options.output)
+    try:
+        run_job.execute(pipeline, KIND)
+    finally:
+        snapshot_job.clear_scratch(options.output)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest

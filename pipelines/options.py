@@ -19,13 +19,6 @@ IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner", "BundleBasedDirectRunner"}
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples of a description as written, and shows the defaults there are."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 def date(text: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
@@ -87,14 +80,8 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
     """
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
+    _refuse_unknown(argv)
     options = PipelineOptions(argv, save_main_session=False)
-    known: set[str] = set()
-    options.get_all_options(add_extra_args_fn=lambda parser: known.update(parser._option_string_actions))
-    flags = [argument.split("=", 1)[0] for argument in argv if argument.startswith("--")]
-    for flag in flags:
-        # A mistyped argument of ours must not end as a warning in Beam's log.
-        if flag not in known:
-            raise UsageError(f"{flag} is known neither to this command nor to Beam: see --help")
     standard = options.view_as(StandardOptions)
     _check_runner(standard.runner)
     if standard.runner in (None, "FnApiRunner"):
@@ -107,6 +94,18 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
     elif not is_local(options) and setup.sdk_location != "container" and (root / "setup.py").exists():
         setup.setup_file = str(root / "setup.py")
     return options
+
+
+def _refuse_unknown(argv: list[str]) -> None:
+    """Raises: UsageError for what Beam would only mention in its log: a mistyped argument of ours, or a stray one."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    _, unknown = parsers[0].parse_known_args(argv)
+    if unknown:
+        name = unknown[0].split("=", 1)[0]
+        raise UsageError(f"{name} is known neither to this command nor to Beam: see --help")
 
 
 def _check_runner(name: str | None) -> None:

@@ -102,7 +102,9 @@ def inspect(uri: str, how: OrdersFormat) -> OrdersSource:
     filesystem, infos = storage.glob(uri)
     infos = [info for info in infos if _is_parquet(info.path) or _is_csv(info.path)]
     if not infos:
-        raise rejected("--orders", uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists")
+        raise rejected(
+            "--orders", uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists"
+        )
     found: pa.Schema | None = None
     splits: list[Split] = []
     rows, days = 0, _Days()
@@ -355,10 +357,15 @@ def _days_of_footer(filesystem: Any, path: str, column: str) -> tuple[int, datet
 
     with filesystem.open_input_file(path) as file:
         parquet = pq.ParquetFile(file)
-        if not (t.is_timestamp(parquet.schema_arrow.field(column).type) or t.is_date(parquet.schema_arrow.field(column).type)):
+        if not (
+            t.is_timestamp(parquet.schema_arrow.field(column).type)
+            or t.is_date(parquet.schema_arrow.field(column).type)
+        ):
             return None
         index = parquet.metadata.schema.names.index(column)
-        groups = [parquet.metadata.row_group(i).column(index).statistics for i in range(parquet.metadata.num_row_groups)]
+        groups = [
+            parquet.metadata.row_group(i).column(index).statistics for i in range(parquet.metadata.num_row_groups)
+        ]
         if not groups or not all(statistics is not None and statistics.has_min_max for statistics in groups):
             return None
         low, high = _utc_day(min(s.min for s in groups)), _utc_day(max(s.max for s in groups))

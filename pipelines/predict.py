@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
-from transforms.errors import ArgumentParser, UsageError, exit_code
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -42,16 +43,20 @@ class PredictOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[PredictOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = ArgumentParser(
-            "python -m pipelines.predict", description=__doc__, formatter_class=shared.HelpFormatter, allow_abbrev=False
-        )
+        parser = ArgumentParser("python -m pipelines.predict", description=__doc__)
         shared.add_orders_arguments(parser)
         parser.add_argument(
             "--as_of", type=shared.date,
             help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
         )  # fmt: skip
         parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
-        parser.add_argument("--output", type=shared.directory, required=True, metavar="DIR", help="the directory to make, local or gs://")
+        parser.add_argument(
+            "--output",
+            type=shared.directory,
+            required=True,
+            metavar="DIR",
+            help="the directory to make, local or gs://",
+        )
         known, beam_arguments = parser.parse_known_args(argv)
         return cls(**vars(known)), beam_arguments
 
@@ -65,7 +70,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     options, beam_arguments = PredictOptions.parse(argv)
     beam_options = shared.pipeline_options(beam_arguments)
 
-    from pipelines import snapshot_job
+    from pipelines import run_job, snapshot_job
     from transforms import storage
     from transforms.customer_features import Snapshot
 
@@ -84,7 +89,10 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         print(f"predictions: {options.output} is already complete", file=sys.stderr)
         return manifest
     pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
-    snapshot_job.execute(pipeline, KIND, options.output)
+    try:
+        run_job.execute(pipeline, KIND)
+    finally:
+        snapshot_job.clear_scratch(options.output)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest
@@ -110,8 +118,7 @@ def build_pipeline(
     scored = (
         parts.paths
         | "SpreadCustomers" >> beam.Reshuffle()
-        | "Score"
-        >> beam.ParDo(score_customers.Score(options.model, snapshot.cutoff, storage.join(temp, "scored")))
+        | "Score" >> beam.ParDo(score_customers.Score(options.model, snapshot.cutoff, storage.join(temp, "scored")))
     )
     starts = (
         scored
@@ -128,9 +135,7 @@ def build_pipeline(
         "as_of": str(snapshot.cutoff), "horizon_days": snapshot.horizon_days, "history_days": snapshot.history_days,
         "model_version": arguments["model_version"], "data_end": str(source.end),
     }  # fmt: skip
-    snapshot_job.write_manifest(
-        pipeline, output, KIND, arguments, content, parts.counts, parts.dead_letters, ranked
-    )
+    snapshot_job.write_manifest(pipeline, output, KIND, arguments, content, parts.counts, parts.dead_letters, ranked)
     return pipeline
 
 

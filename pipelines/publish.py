@@ -10,7 +10,6 @@ half-staged one starts anew, and a switch asserts what was current when the comm
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -20,9 +19,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import HelpFormatter, positive
+from pipelines.options import positive
 from serving.store import KEEP_GENERATIONS
-from transforms.errors import UsageError, exit_code, rejected
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,9 +84,7 @@ class Staging:
 
 
 def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.publish", description=DESCRIPTION, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = ArgumentParser("python -m pipelines.publish", description=DESCRIPTION)
     parser.add_argument(
         "--predictions", required=True, metavar="DIR", help="what pipelines.predict wrote (with its manifest.json)"
     )
@@ -228,11 +226,13 @@ def stage(predictions: Predictions, staging: Staging, beam_options: PipelineOpti
     """Runs the graph to its end: the number of usable rows, and of dead letters by reason."""
     import apache_beam as beam
 
+    from pipelines import run_job
     from transforms import storage
 
     storage.delete_directory(staging.dead_letters)  # of an attempt that was interrupted
-    with beam.Pipeline(options=beam_options) as pipeline:
-        build_pipeline(pipeline, predictions, staging)
+    pipeline = beam.Pipeline(options=beam_options)
+    build_pipeline(pipeline, predictions, staging)
+    run_job.execute(pipeline, "publish")
     counts = storage.read_manifest(staging.dead_letters, "dead_letters")
     counted = counts["usable"] + sum(counts["reasons"].values())
     if counted != predictions.rows:

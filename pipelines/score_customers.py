@@ -65,9 +65,7 @@ def decile_starts(paths: list[str]) -> list[deciles.Boundary]:
 def add_deciles(path: str, starts: list[deciles.Boundary], directory: str) -> str:
     """Writes the part with its deciles under its final name, and returns that."""
     scored = _read(path)
-    decile = deciles.deciles(
-        scored["predicted_value"].combine_chunks(), scored["customer_id"].combine_chunks(), starts
-    )
+    decile = deciles.deciles(scored["predicted_value"].combine_chunks(), scored["customer_id"].combine_chunks(), starts)
     rows = scored.append_column("decile", decile).select(schema.names(schema.PREDICTIONS))
     final = storage.join(directory, os.path.basename(path))
     aggregate.write_parquet(rows.cast(schema.arrow_schema(schema.PREDICTIONS)), final)

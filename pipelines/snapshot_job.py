@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import logging
+import json
 import os
 import shutil
 import sys
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # Scratch space inside the output; removed before the manifest is written.
 BUCKETS_DIRECTORY, TEMP_DIRECTORY = "_buckets", "_temp"
+
+# Read from each file of dead letters for the examples in the manifest.
+_EXAMPLE_BYTES = 1 << 20
 
 
 class CustomerParts(NamedTuple):
@@ -67,7 +70,14 @@ def arguments_of(source: OrdersSource, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def customer_parts(
-    pipeline: beam.Pipeline, source: OrdersSource, snapshot: Snapshot, *, output: str, raw: str, buckets: int, local: bool
+    pipeline: beam.Pipeline,
+    source: OrdersSource,
+    snapshot: Snapshot,
+    *,
+    output: str,
+    raw: str,
+    buckets: int,
+    local: bool,
 ) -> CustomerParts:
     """Adds reading, cleaning and aggregation of the orders to the pipeline.
 
@@ -176,9 +186,7 @@ class _WriteManifest(beam.DoFn):
         self.output, self.kind = output, kind
         self.arguments, self.content = arguments, content
 
-    def process(
-        self, _: None, counts: list[aggregate.Count], *written: list[Any]
-    ) -> Iterator[dict[str, Any]]:
+    def process(self, _: None, counts: list[aggregate.Count], *written: list[Any]) -> Iterator[dict[str, Any]]:
         ledger = Ledger.of(counts)
         rows = sum(ledger.customers.values())
         content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **self.content}
@@ -190,18 +198,16 @@ class _WriteManifest(beam.DoFn):
         yield storage.finish(self.output, self.kind, self.arguments, content)
 
 
-def _examples(directory: str, most: int = 3) -> list[str]:
-    """The first few dead letters' details: what a person wants to see before opening files."""
-    import json
-
-    examples: list[str] = []
+def _examples(directory: str) -> dict[str, str]:
+    """The first dead letter's detail for each reason: what a person wants to see before opening files."""
+    examples: dict[str, str] = {}
     filesystem, _ = storage.resolve(directory)
     for path in storage.list_files(directory, ".jsonl"):
         with filesystem.open_input_stream(path) as stream:
-            head = stream.read(1 << 16).decode(errors="replace").splitlines()
-        examples += [json.loads(line)["detail"][:200] for line in head[: most - len(examples)] if line.endswith("}")]
-        if len(examples) >= most:
-            break
+            head = stream.read(_EXAMPLE_BYTES)
+        for letter in map(json.loads, head[: head.rfind(b"\n") + 1].splitlines()):
+            detail = letter["detail"]
+            examples.setdefault(letter["reason"], detail if len(detail) <= 200 else detail[:197] + "...")
     return examples
 
 
@@ -218,41 +224,18 @@ def write_manifest(
     )
 
 
-def execute(pipeline: beam.Pipeline, name: str, output: str) -> None:
-    """Runs the job to its end; what a worker says of unusable input reaches the person as one line."""
-    log = logging.getLogger("apache_beam.runners.common")
-    log.addFilter(_not_of_usage)
-    # "No shards found" only says that there was no dead letter.
-    logging.getLogger("apache_beam.io.filebasedsink").setLevel(logging.ERROR)
-    try:
-        with progress.shown(name):
-            pipeline.run().wait_until_finish()
-    except Exception as error:
-        # The in-process runner hands on a worker's error only as the text of its traceback.
-        lines = [line for line in str(error).splitlines() if "UsageError: " in line]
-        if isinstance(error, UsageError) or lines:
-            message = lines[-1].split("UsageError: ", 1)[1] if lines else str(error)
-            raise UsageError(message.split(" [while running")[0]) from error
-        raise
-    finally:
-        log.removeFilter(_not_of_usage)
-        clear_scratch(output)
-
-
-def _not_of_usage(record: logging.LogRecord) -> bool:
-    """Whether a log record of a worker tells of more than unusable input, which needs no traceback."""
-    return not isinstance(record.msg, UsageError)
-
-
 def report(kind: str, manifest: dict[str, Any], output: str) -> None:
     """One paragraph on stderr: what a person asks first after a run."""
     lines = manifest["lines"]
-    print(f"{kind}: {manifest['rows']:,} customers from {lines['used']:,} of {lines['read']:,} lines -> {output}", file=sys.stderr)
+    print(
+        f"{kind}: {manifest['rows']:,} customers from {lines['used']:,} of {lines['read']:,} lines -> {output}",
+        file=sys.stderr,
+    )
     for name in ("excluded", "dead_letters"):
         for reason, count in lines[name].items():
             print(f"  {name.replace('_', ' ')}: {count:,} {reason}", file=sys.stderr)
-    for example in manifest.get("dead_letter_examples", []):
-        print(f"    such as {example}", file=sys.stderr)
+    for reason, detail in manifest.get("dead_letter_examples", {}).items():
+        print(f"    {reason}, such as {detail}", file=sys.stderr)
 
 
 def bucket_count(source: OrdersSource, wanted: int | None) -> int:

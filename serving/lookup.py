@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
-from transforms.errors import UsageError, exit_code
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError
 
 DESCRIPTION = """\
 Prints the current prediction of each customer: one JSON object a line, in the order asked, with every
@@ -19,11 +19,8 @@ example:
   python -m serving.lookup --serving sqlite:///data/serving.db -- -an-id-that-starts-with-a-dash"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.lookup", description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("python -m serving.lookup", description=DESCRIPTION, epilog=EXAMPLE)
     parser.add_argument(
         "--serving", required=True, metavar="URI",
         help="the serving store: sqlite:///absolute/path.db or sqlite://relative/path.db",

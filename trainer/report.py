@@ -5,14 +5,14 @@ python -m trainer.report --model MODEL_DIR [--features DIR ...] [--predictions D
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transforms import storage
-from transforms.errors import UsageError, exit_code, rejected
+from transforms.cli import ArgumentParser, exit_code
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,9 +47,7 @@ class Options:
 
 
 def _parse(argv: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer.report", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("python -m trainer.report", description=_DESCRIPTION)
     parser.add_argument("--model", required=True, metavar="DIR", help="model directory that trainer.task finished")
     parser.add_argument(
         "--features", nargs="+", default=[], metavar="DIR",

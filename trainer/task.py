@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import predictor, snapshots
 from trainer.snapshots import Snapshot
 from transforms import quiet_tensorflow, storage
-from transforms.errors import exit_code
+from transforms.cli import ArgumentParser, exit_code
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,9 +50,7 @@ class TaskOptions:
 
     @classmethod
     def parse(cls, argv: list[str] | None) -> TaskOptions:
-        parser = argparse.ArgumentParser(
-            "python -m trainer.task", description=__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
-        )
+        parser = ArgumentParser("python -m trainer.task", description=__doc__)
         parser.add_argument(
             "--features", nargs="+", required=True, metavar="DIR",
             help="features directories to learn from, all of one horizon, history and transform "
@@ -78,10 +76,6 @@ class TaskOptions:
         return cls(**{**values, "features": tuple(values["features"])})
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as written, and shows every default."""
-
-
 def _whole(least: int) -> Any:
     def parse(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) < 2**31:
@@ -92,7 +86,15 @@ def _whole(least: int) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: run(argv))
+    return exit_code(lambda: print(evaluation_table(run(argv), TaskOptions.parse(argv).output)))
+
+
+def evaluation_table(manifest: dict[str, Any], model: str) -> str:
+    """The model's evaluation as a person reads it on a terminal."""
+    from trainer import evaluate
+
+    evaluation = json.loads(storage.read_bytes(storage.join(model, "evaluation.json")))
+    return f"{manifest['model_version']}, judged {manifest['split']}\n{evaluate.format_table(evaluation)}"
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:
@@ -196,7 +198,6 @@ class _Task:
             _evaluation_table(customers, predictions, baselines.baseline_forecasts(customers, horizon_days)),
             storage.join(self.options.output, "evaluation.parquet"),
         )
-        print(evaluate.format_table(judgement))
         return judgement
 
 

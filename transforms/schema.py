@@ -220,9 +220,7 @@ EXCLUDED: tuple[Reason, ...] = (
 )
 """Lines that are fine but not used, counted by reason; in this order of precedence."""
 
-TIME_ACCEPTED = (
-    f"ISO 8601 of the years {FIRST_YEAR} to {LAST_YEAR}, such as 2011-08-08, 2011-08-08 23:30 or 2011-08-08T23:30:00.5+01:00"
-)
+TIME_ACCEPTED = f"ISO 8601 of the years {FIRST_YEAR} to {LAST_YEAR}, such as 2011-08-08, 2011-08-08 23:30 or 2011-08-08T23:30:00.5+01:00"
 _NUMBER = "a finite decimal number such as -12.34 or 1e3"
 DEAD_LETTERS: tuple[Reason, ...] = (
     Reason("malformed_line", "line", "as many fields as the header has"),

@@ -187,7 +187,9 @@ def begin(directory: str, kind: str, arguments: dict[str, Any]) -> dict[str, Any
         return manifest
     if list_files(directory):
         if not exists(join(directory, STARTED)):
-            raise UsageError(f"--output {directory!r} is not empty and not a half-finished step: choose a new directory")
+            raise UsageError(
+                f"--output {directory!r} is not empty and not a half-finished step: choose a new directory"
+            )
         filesystem.delete_dir_contents(path)
     write_bytes(join(directory, STARTED), json.dumps({"kind": kind, "arguments": arguments}).encode())
     return None

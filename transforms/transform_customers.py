@@ -105,9 +105,13 @@ def transform_customers(
         else:
             # A shuffle for each reader: one read for both would be fused into one stage, whose rows the
             # in-process runner keeps in memory until the analysis is done (1.5 times the peak at 1M customers).
-            train = raw_paths | "SpreadTrain" >> beam.Reshuffle() | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
+            train = (
+                raw_paths | "SpreadTrain" >> beam.Reshuffle() | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
+            )
             transform = (train, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing.preprocessing_fn)
             written = transform | "WriteTransform" >> tft_beam.WriteTransformFn(transform_fn)
         customers = raw_paths | "SpreadCustomers" >> beam.Reshuffle() | "ReadCustomers" >> beam.ParDo(_ReadCustomers())
-        batches, _ = ((customers, config), transform) | "Transform" >> tft_beam.TransformDataset(output_record_batches=True)
+        batches, _ = ((customers, config), transform) | "Transform" >> tft_beam.TransformDataset(
+            output_record_batches=True
+        )
     return batches | "WriteTransformed" >> beam.ParDo(_WriteTransformed(transformed)), written

@@ -239,7 +239,7 @@ class _Server:
     def __init__(self, binary: Path) -> None:
         address = f"localhost:{_free_port()}"
         # A file rather than a pipe: nobody reads it while the server runs, so a pipe would fill.
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [binary, *address.split(":")],
             stdin=subprocess.DEVNULL,

@@ -125,8 +125,10 @@ def test_dead_letters_hold_the_lines_as_they_came(one_bucket: Path) -> None:
     assert sorted(found, key=repr) == sorted(expected, key=repr)
     assert {letter["stage"] for letter in letters(one_bucket)} == {"clean_orders"}
     examples = storage.read_manifest(str(one_bucket), "features")["dead_letter_examples"]
-    assert 1 <= len(examples) <= 3
-    assert all(any(letter["detail"].startswith(example) for letter in letters(one_bucket)) for example in examples)
+    assert examples.keys() == {reason for reason, _ in expected}
+    for reason, example in examples.items():
+        details = [letter["detail"] for letter in letters(one_bucket) if letter["reason"] == reason]
+        assert any(detail.startswith(example.removesuffix("...")) for detail in details) and len(example) <= 200
 
 
 def test_the_transformed_rows_are_the_raw_customers(one_bucket: Path, sixty_four_buckets: Path) -> None:
@@ -378,9 +380,9 @@ def test_odd_lines_are_counted_with_examples_and_the_good_ones_used(
     said = capsys.readouterr().err
     for reason, count in expected["dead_letters"].items():
         assert f"dead letters: {count} {reason}" in said
-    assert manifest["dead_letter_examples"] and all(
-        f"such as {example}" in said for example in manifest["dead_letter_examples"]
-    )
+    examples = manifest["dead_letter_examples"]
+    assert examples.keys() == expected["dead_letters"].keys()
+    assert all(f"{reason}, such as {example}" in said for reason, example in examples.items())
     malformed = {
         letter["payload"]["line"] for letter in letters(tmp_path / "out") if letter["reason"] == "malformed_line"
     }

@@ -19,21 +19,21 @@ from transforms.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 # Reads more ids than go into one query, so that a lookup which is not one snapshot gets caught.
 CUSTOMERS = 2 * IDS_PER_QUERY + 1
+READS = 50
 READER = f"""
 import sys
 from serving.store import open_store
 ids = [f"c{{i}}" for i in range({CUSTOMERS})]
-reads, seen = 0, set()
+seen = set()
 with open_store(sys.argv[1]) as store:
     print("reading", flush=True)
-    while store.find("stop") is None:
+    for _ in range({READS}):
         rows = store.lookup_many(ids)
         assert len(rows) == {CUSTOMERS}, len(rows)
         kinds = {{(row["generation"], row["predicted_value"]) for row in rows.values()}}
         assert len(kinds) == 1, f"mixed read: {{kinds}}"
         seen |= kinds
-        reads += 1
-print(reads, sorted(seen))
+print(sorted(seen))
 """
 
 
@@ -54,15 +54,12 @@ def test_a_reading_process_never_sees_two_generations(tmp_path: Path) -> None:
         )
         assert reader.stdout is not None
         assert reader.stdout.readline() == "reading\n"
-        for _ in range(100):
+        while reader.poll() is None:  # it makes so many reads, however fast this machine is, and ends
             store.switch("g2", "g1")
             store.switch("g1", "g2")
-        fill(store, "stop", [prediction("c1")])
-        output, errors = reader.communicate(timeout=60)
+        output, errors = reader.communicate()
     assert reader.returncode == 0, errors
-    reads, seen = output.split(" ", 1)
-    assert int(reads) > 5
-    assert seen.strip() == "[('g1', 1.0), ('g2', 2.0)]"
+    assert output.strip() == "[('g1', 1.0), ('g2', 2.0)]"
 
 
 def test_two_processes_may_create_the_same_store(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What every command line shares: how it parses, how it explains itself, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from transforms.errors import UsageError
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples of a description as written, and shows the defaults there are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # Nobody needs to be told that the default of "give me files" is no file.
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one line, without the usage of all the others around it."""
+
+    def __init__(self, prog: str, **others: Any) -> None:
+        super().__init__(prog, formatter_class=HelpFormatter, allow_abbrev=False, **others)
+        self.given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        self.given = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError. A mistyped flag is often why another one is missing: it is named too."""
+        flags = [argument.split("=", 1)[0] for argument in self.given if argument.startswith("--")]
+        for flag in flags:
+            alike = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.8)
+            if flag not in self._option_string_actions and alike:
+                message += f"; did {flag} mean {alike[0]}?"
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def exit_code(command: Callable[[], Any]) -> int:
+    """Runs a command: 0 when its output is complete, 2 with one line on stderr for a bad argument."""
+    try:
+        command()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
