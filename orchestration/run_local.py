@@ -4,7 +4,7 @@
 
 Runs every step in order (features, train, predict, publish, report), each the command it names,
 showing progress, elapsed time and rows. Run the same command again after an interruption: finished
-steps are not redone, a half-finished one is redone whole. Other orders or other arguments make a new
+steps are not redone, a half-finished one is redone whole. Other orders, arguments or code make a new
 run beside the old ones; the serving store, the warehouse and the dead letters are shared by all runs
 of a --workdir.
 """
@@ -23,6 +23,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pipelines import options as shared
+from transforms import version
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError
 
@@ -123,8 +124,11 @@ def _given(options: argparse.Namespace) -> list[str]:
 
 
 def _run_id(options: argparse.Namespace, source: OrdersSource, cutoff: datetime.date) -> str:
-    """Equal for equal orders and arguments, so that an interrupted run is found again."""
-    decisive = {**vars(options), "cutoff": str(cutoff), "files": source.files, "workdir": None}
+    """Equal for equal orders, arguments and code: an interrupted run is found again, a changed model runs anew."""
+    decisive = {
+        **vars(options), "cutoff": str(cutoff), "files": source.files, "workdir": None,
+        "code": version.source_fingerprint(),
+    }  # fmt: skip
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

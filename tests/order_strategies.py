@@ -104,7 +104,7 @@ def raw_order_rows(draw: st.DrawFn, max_size: int = 24, money: type | None = Non
     ]
 
 
-ODD_CUSTOMERS = ("", None, " a", "007", "7.0", "NULL", "nan", "é" * 750, "é" * 751)
+ODD_CUSTOMERS = ("", None, " a", "007", "7.0", "NULL", "nan", "é" * 750, "é" * 751, "x" * 1501)
 GOOD_TIMES = (
     "2012-02-29", "2012-03-01", "2012-02-29 23:59:59.999999", "2012-03-01 00:00:00", "2012-03-01T00:30:00+01:00",
     "2012-02-29T23:30:00-01:00", "2012-02-29 23:30", "2012-01-31T00:00:00.5Z", "2011-03-02 00:00:00.0+00:00",
@@ -119,6 +119,7 @@ GOOD_NUMBERS = (
     "0", "-0", "1", "+2", "-3", "10.50", ".5", "5.", "1e3", "1E-3", "-2.5e+1", "0.0000000005", "0.0000000015",
     "-0.0000000025", "0.00000000049999999999", "007", "1234.123456789", "99999.99999",
 )  # fmt: skip
+LARGE_FACTORS = ("9e8", "-9e8", "4e7", "99999999.5")  # usable each, the product of most pairs is not
 BAD_NUMBERS = (
     "NaN", "nan", "inf", "-Infinity", "1,5", "1,000.00", "1_000", "£5", "5 ", " 5", "--1", "+", ".", "e5", "1e", "0x10",
     "1e1.5", "twelve", "\u0661", "5\n",
@@ -139,8 +140,8 @@ def mixed_text_rows(draw: st.DrawFn, max_size: int = 24) -> list[Row]:
         "customer_id": st.sampled_from(customers),
         "ordered_at": _mostly(GOOD_TIMES, BAD_TIMES, 1),
         "amount": _mostly(GOOD_NUMBERS, (*BAD_NUMBERS, "1e15", "-1e15", "999999999999999.9", "1e20"), 80),
-        "quantity": _mostly(GOOD_NUMBERS, (*BAD_NUMBERS, "1e10", "-1e10", "9999999999.9"), 8),
-        "unit_price": _mostly(GOOD_NUMBERS, (*BAD_NUMBERS, "1e10", "-1e10", "9999999999.9"), 4),
+        "quantity": _mostly(GOOD_NUMBERS + LARGE_FACTORS, (*BAD_NUMBERS, "1e10", "-1e10", "9999999999.9"), 8),
+        "unit_price": _mostly(GOOD_NUMBERS + LARGE_FACTORS, (*BAD_NUMBERS, "1e10", "-1e10", "9999999999.9"), 4),
         "order_id": st.sampled_from(ORDER_IDS),
         "item_id": st.sampled_from(ITEM_IDS),
         "country": st.sampled_from(PLACES),

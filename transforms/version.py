@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 
 VERSION = "0.1.0"
+PACKAGES = ("transforms", "trainer", "pipelines", "serving")  # what decides the content of an output
+
+
+def source_fingerprint() -> str:
+    """A short hash of the packages' source files: changes with every edit, committed or not."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def code_version() -> str:

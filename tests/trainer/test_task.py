@@ -139,9 +139,7 @@ def test_an_unfinished_directory_is_refused(world: World, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("wrong", [["--seed", "-1"], ["--epochs", "0"], ["--model", "oracle"]])
 def test_bad_arguments_end_with_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        task.main(["--features", "a", "--evaluation", "b", "--output", "c", *wrong])
-    assert ended.value.code == 2
+    assert task.main(["--features", "a", "--evaluation", "b", "--output", "c", *wrong]) == 2
     assert wrong[1] in capsys.readouterr().err
 
 
