@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 
-from transforms import aggregate, deciles, progress, schema, storage
+from transforms import deciles, progress, schema, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ class Score(beam.DoFn):
         batches = customers.combine_chunks().to_batches(max_chunksize=SCORED_ROWS)
         scored = pa.Table.from_batches([self.predictor.predict(batch, self.as_of) for batch in batches])
         path = storage.join(self.directory, os.path.basename(uri))
-        aggregate.write_parquet(scored, path)
+        storage.write_parquet(scored, path)
         progress.advance("customers", scored.num_rows)
         yield path
 
@@ -68,5 +68,5 @@ def add_deciles(path: str, starts: list[deciles.Boundary], directory: str) -> st
     decile = deciles.deciles(scored["predicted_value"].combine_chunks(), scored["customer_id"].combine_chunks(), starts)
     rows = scored.append_column("decile", decile).select(schema.names(schema.PREDICTIONS))
     final = storage.join(directory, os.path.basename(path))
-    aggregate.write_parquet(rows.cast(schema.arrow_schema(schema.PREDICTIONS)), final)
+    storage.write_parquet(rows.cast(schema.arrow_schema(schema.PREDICTIONS)), final)
     return final

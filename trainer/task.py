@@ -194,7 +194,7 @@ class _Task:
         }
         text = json.dumps(judgement, indent=2, ensure_ascii=False)
         storage.write_bytes(storage.join(self.options.output, "evaluation.json"), text.encode())
-        _write_parquet(
+        storage.write_parquet(
             _evaluation_table(customers, predictions, baselines.baseline_forecasts(customers, horizon_days)),
             storage.join(self.options.output, "evaluation.parquet"),
         )
@@ -238,13 +238,6 @@ def _evaluation_table(customers: pa.Table, predictions: pa.Table, baselines: dic
     columns = {name: customers[name] for name in ("customer_id", "future_value", "future_orders")}
     columns |= {name: predictions[name] for name in predictions.schema.names if name != "customer_id"}
     return pa.table({**columns, **{f"baseline_{name}": pa.array(values) for name, values in baselines.items()}})
-
-
-def _write_parquet(table: pa.Table, uri: str) -> None:
-    import pyarrow.parquet as pq
-
-    filesystem, path = storage.resolve(uri)
-    pq.write_table(table, path, filesystem=filesystem)
 
 
 def _download(uri: str, directory: str) -> None:

@@ -230,7 +230,7 @@ class AggregateBucket(_Counting):
         if customers.num_rows:
             name = f"part-{bucket:05d}-of-{self.buckets:05d}.parquet"
             path = storage.join(self.raw_directory, name)
-            write_parquet(customers, path)
+            storage.write_parquet(customers, path)
             yield path
 
     def finish_bundle(self) -> Iterator[Any]:
@@ -252,14 +252,3 @@ def aggregate(
     connection.execute("DROP TABLE aggregates")
     assert counted is not None
     return customers.cast(schema.arrow_schema(schema.CUSTOMERS)), counted[0], counted[1]
-
-
-def write_parquet(rows: pa.Table, uri: str) -> None:
-    """One Parquet file on any file system; the manifest written after it makes it count."""
-    import pyarrow.parquet as pq
-
-    filesystem, path = storage.resolve(uri)
-    filesystem.create_dir(os.path.dirname(path), recursive=True)
-    # A dictionary pays for repeated text only; of numbers and ids it makes larger files, more slowly.
-    repeated = [name for name in ("country", "channel", "category", "split") if name in rows.column_names]
-    pq.write_table(rows, path, filesystem=filesystem, compression="zstd", use_dictionary=repeated)

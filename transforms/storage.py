@@ -14,9 +14,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transforms.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MANIFEST = "manifest.json"
 STARTED = "_started.json"
@@ -71,6 +74,17 @@ def write_bytes(uri: str, content: bytes) -> None:
         stream.write(content)
     if target != path:
         os.replace(target, path)
+
+
+def write_parquet(rows: pa.Table, uri: str) -> None:
+    """One Parquet file, in a directory that counts once its manifest is written."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(os.path.dirname(path), recursive=True)
+    # A dictionary pays for repeated text only; of numbers and ids it makes larger files, more slowly.
+    repeated = [name for name in ("country", "channel", "category", "split") if name in rows.column_names]
+    pq.write_table(rows, path, filesystem=filesystem, compression="zstd", use_dictionary=repeated)
 
 
 def list_files(directory: str, suffix: str = "") -> list[str]:

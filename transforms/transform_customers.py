@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-from transforms import aggregate, quiet_tensorflow, schema, storage
+from transforms import quiet_tensorflow, schema, storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +69,7 @@ class _WriteTransformed(beam.DoFn):
         batch, _ = element
         path = storage.join(self.directory, batch[PART][0].as_py()[0])
         rows = record_batches.from_transform(batch.drop_columns([PART]))
-        aggregate.write_parquet(pa.Table.from_batches([rows]), path)
+        storage.write_parquet(pa.Table.from_batches([rows]), path)
         yield path
 
 

@@ -237,7 +237,7 @@ def test_a_failing_job_leaves_no_manifest(
     def broken(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("transforms.aggregate.write_parquet", broken)
+    monkeypatch.setattr("transforms.storage.write_parquet", broken)
     with pytest.raises(OSError, match="disk full"):
         make("--orders", orders_csv, "--output", tmp_path / "out", "--reuse_transform", one_bucket)
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == [storage.STARTED]
