@@ -22,7 +22,7 @@ MISSING_SUFFIX = "_missing"
 VOCABULARY_SIZE = 32
 MISSING_INDEX, OUT_OF_VOCABULARY_INDEX, FIRST_VOCABULARY_INDEX = 0, 1, 2
 INDEX_COUNT = VOCABULARY_SIZE + FIRST_VOCABULARY_INDEX
-# Beyond ten standard deviations a value is an outlier the network never met: it counts as ten.
+# A single outlier among the analysed rows must not drown the others: it counts as ten standard deviations.
 CLIP = 10.0
 _HASH_BUCKETS = 2**62
 
@@ -55,9 +55,9 @@ def preprocessing_fn(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
       inputs: name -> [batch] float32 (NaN or infinite: missing) or [batch] string (b'': missing).
 
     Returns:
-      ``numeric_outputs()`` -> [batch] float32: z-scores within +-CLIP, 0 where missing, and 0/1 flags of the
-      missing; vocabulary inputs -> [batch] int64 below INDEX_COUNT. What never varied in the analysed rows is
-      0 for every row ever after, so that no untrained weight can act on it.
+      ``numeric_outputs()`` -> [batch] float32: what ``schema.Scale`` says, within +-CLIP, 0 where missing; and
+      0/1 flags of the missing. Vocabulary inputs -> [batch] int64 below INDEX_COUNT. What never varied in the
+      analysed rows is 0 for every row ever after, so that no untrained weight can act on it.
     """
     indices = {column.name: _vocabulary_index(inputs[column.name], column.name) for column in vocabulary_inputs()}
     return _numeric_features(inputs) | indices
@@ -68,7 +68,8 @@ def _numeric_features(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     columns = numeric_inputs()
     raw = tf.cast(tf.stack([inputs[column.name] for column in columns], axis=1), tf.float64)
     present = tf.math.is_finite(raw)
-    is_log = tf.constant([column.model_input is Scale.LOG for column in columns])
+    is_log = tf.constant([column.model_input in (Scale.LOG, Scale.DURATION) for column in columns])
+    is_bounded = tf.constant([column.model_input is Scale.LOG for column in columns])
     finite = tf.where(present, raw, tf.zeros_like(raw))
     x = tf.where(is_log, tf.sign(finite) * tf.math.log1p(tf.abs(finite)), finite)
 
@@ -86,7 +87,9 @@ def _numeric_features(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ),
         2,
     )
-    scores = tf.where(present, _z_score(x, rows - absent, total, squares, maximum + minus_minimum), tf.zeros_like(x))
+    known = tf.where(is_bounded, tf.clip_by_value(x, -minus_minimum, maximum), x)
+    scores = _z_score(known, rows - absent, total, squares, maximum + minus_minimum)
+    scores = tf.where(present, scores, tf.zeros_like(x))
     # A flag that was always up, or never, taught the network nothing.
     flags = tf.where((absent > 0) & (absent < rows), missing, tf.zeros_like(missing))
 

@@ -59,7 +59,10 @@ class Role(enum.Enum):
 class Scale(enum.Enum):
     """How ``transforms/preprocessing.py`` feeds a model input to a network."""
 
-    LOG = "signed log1p, then z-score"  # money, counts and durations: heavy right tails
+    # Money and counts have heavy tails, and a network extrapolates wildly along them. Durations grow by
+    # themselves as a shop grows older: there the next snapshot's values are a step beyond, and mean something.
+    LOG = "signed log1p, moved into the range of the train split, then z-score"
+    DURATION = "log1p, then z-score"
     LINEAR = "z-score"  # shares
     VOCABULARY = "index into the vocabulary of the train split"
 
@@ -141,9 +144,9 @@ FEATURES: tuple[Column, ...] = (
     _feature("orders", Type.INT, "orders", "number of orders"),
     _feature("order_days", Type.INT, "days", "number of distinct order days"),
     _feature("frequency", Type.INT, "days", "order_days - 1: repeat order days, the literature's x", scale=Scale.LOG),
-    _feature("recency_days", Type.INT, "days", "last order day - first order day, the literature's t_x", scale=Scale.LOG),
-    _feature("age_days", Type.INT, "days", "C - first order day, the literature's T", scale=Scale.LOG),
-    _feature("days_since_last", Type.INT, "days", "C - last order day", scale=Scale.LOG),
+    _feature("recency_days", Type.INT, "days", "last order day - first order day, the literature's t_x", scale=Scale.DURATION),
+    _feature("age_days", Type.INT, "days", "C - first order day, the literature's T", scale=Scale.DURATION),
+    _feature("days_since_last", Type.INT, "days", "C - last order day", scale=Scale.DURATION),
     _feature("value_total", Type.MONEY, "money", "sum of amount over all lines: net of returns", scale=Scale.LOG),
     _feature("order_value_total", Type.MONEY, "money", "sum of order value over orders"),
     _feature("order_value_mean", Type.FLOAT, "money per order", "order_value_total / orders", scale=Scale.LOG),
@@ -152,7 +155,7 @@ FEATURES: tuple[Column, ...] = (
     _feature("order_value_first", Type.MONEY, "money", "value of the order with the smallest (order time, order key)"),
     _feature("order_value_last", Type.MONEY, "money", "value of the order with the largest (order time, order key)", scale=Scale.LOG),
     _feature("basket_size_mean", Type.FLOAT, "units per order", "sum over the lines of orders of quantity (1 where null) / orders"),
-    _feature("gap_days_mean", Type.FLOAT, "days", "recency_days / frequency: mean distance of consecutive order days", _ONE_DAY, Scale.LOG),
+    _feature("gap_days_mean", Type.FLOAT, "days", "recency_days / frequency: mean distance of consecutive order days", _ONE_DAY, Scale.DURATION),
     _feature("gap_days_std", Type.FLOAT, "days", "population standard deviation of the distances g of consecutive order days: sqrt(frequency * sum(g^2) - sum(g)^2) / frequency", _ONE_DAY),
     *(column for days in RECENT_WINDOWS_DAYS for column in _recent_columns(days)),
     _feature("value_year_ago", Type.MONEY, "money", f"sum of amount over lines with order_day in [C-{YEAR_DAYS}, min(C-{YEAR_DAYS}+H, C))", _YEAR_AGO_NULLS, Scale.LOG),

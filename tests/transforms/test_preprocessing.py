@@ -119,9 +119,11 @@ def exported(transformed: list[pa.Table], transform_output: str, tmp_path_factor
 def expected_scores(customers: pa.Table, column: schema.Column) -> np.ndarray:
     """z-scores by NumPy in float64, two passes; 0 where missing. [rows]"""
     x = record_batches.float32(customers[column.name]).astype(np.float64)
-    if column.model_input is Scale.LOG:
+    if column.model_input in (Scale.LOG, Scale.DURATION):
         x = np.sign(x) * np.log1p(np.abs(x))
     seen = x[np.asarray(pc.equal(customers["split"], "train")) & ~np.isnan(x)]
+    if column.model_input is Scale.LOG:
+        x = np.clip(x, seen.min(), seen.max()) if len(seen) else x
     z = (x - seen.mean()) / seen.std() if len(set(seen)) > 1 else np.zeros_like(x)
     return np.where(np.isnan(x), 0, np.clip(z, -preprocessing.CLIP, preprocessing.CLIP))
 
