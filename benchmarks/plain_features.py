@@ -153,10 +153,13 @@ def _numbers(column: Any, values: np.ndarray, train: np.ndarray) -> dict[str, np
 
     from transforms import schema
 
-    x = np.sign(values) * np.log1p(np.abs(values)) if column.model_input is schema.Scale.LOG else values
+    linear = column.model_input is schema.Scale.LINEAR
+    x = values if linear else np.sign(values) * np.log1p(np.abs(values))
     scaler = StandardScaler().fit(x[train, None])
-    scores = np.clip(np.nan_to_num(scaler.transform(x[:, None])[:, 0], copy=False), -CLIP, CLIP)
-    varied = np.nanmin(x[train]) < np.nanmax(x[train])
+    lowest, highest = np.nanmin(x[train]), np.nanmax(x[train])
+    known = np.clip(x, lowest, highest) if column.model_input is schema.Scale.LOG else x
+    scores = np.clip(np.nan_to_num(scaler.transform(known[:, None])[:, 0], copy=False), -CLIP, CLIP)
+    varied = lowest < highest
     result = {column.name: (scores if varied else np.zeros_like(scores)).astype(np.float32)}
     if column.nullable:
         missing = np.isnan(x)

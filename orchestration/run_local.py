@@ -2,7 +2,7 @@
 
     python -m orchestration.run_local --orders orders.parquet --horizon_days 90 --workdir work/
 
-Runs every step in order (features, train, predict, publish, report), each the command it names,
+Runs every step in order (features, train, predict, report, publish), each the command it names,
 showing progress, elapsed time and rows. Run the same command again after an interruption: finished
 steps are not redone, a half-finished one is redone whole. Other orders, arguments or code make a new
 run beside the old ones; the serving store, the warehouse and the dead letters are shared by all runs
@@ -12,7 +12,9 @@ of a --workdir.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import fcntl
 import hashlib
 import importlib
 import json
@@ -20,12 +22,13 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipelines import options as shared
 from transforms import version
 from transforms.cli import ArgumentParser, exit_code
-from transforms.errors import UsageError
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     from orchestration.steps import Cycle, Step
@@ -42,6 +45,10 @@ def _parser() -> ArgumentParser:
         help="evaluation cutoff, YYYY-MM-DD: the model is judged on the horizon after it "
         "(default: the data's end minus the horizon)",
     )  # fmt: skip
+    parser.add_argument(
+        "--as_of", type=shared.date,
+        help="the predictions' date, YYYY-MM-DD: orders before it are seen (default: the day after the last order)",
+    )  # fmt: skip
     parser.add_argument("--horizon_days", type=shared.positive, required=True, help="how far ahead to forecast")
     parser.add_argument(
         "--history_days", type=shared.positive, help="how far back features look (default: all history)"
@@ -50,7 +57,7 @@ def _parser() -> ArgumentParser:
         "--training_snapshots", type=shared.positive, default=2, metavar="N",
         help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument("--seed", type=shared.seed, default=0, help="seed of the training")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the local directory that gets everything")
     return parser
 
@@ -60,15 +67,48 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str] | None = None) -> Cycle:
-    """Runs the cycle and returns it."""
+    """Runs the cycle and returns it.
+
+    Raises:
+      UsageError: the orders or arguments are unusable, another run works in --workdir, or the model was
+        judged on days on which nobody bought: what it says of the future is not published.
+    """
     options = _parser().parse_args(argv)
     cycle = plan(options)
     started = time.monotonic()
-    for number, step in enumerate(cycle.steps(), 1):
-        run_step(step, number, len(cycle.steps()))
+    with _alone(options.workdir):
+        for number, step in enumerate(cycle.steps(), 1):
+            if step.module == "pipelines.publish":
+                _require_judged(cycle)
+            run_step(step, number, len(cycle.steps()))
     print(f"all steps done in {time.monotonic() - started:.1f} s\n", file=sys.stderr)
     summarize(cycle)
     return cycle
+
+
+@contextlib.contextmanager
+def _alone(workdir: str) -> Iterator[None]:
+    """Holds the directory's lock, which ends with the process however it ends."""
+    os.makedirs(workdir, exist_ok=True)
+    with open(os.path.join(workdir, ".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"--workdir {workdir!r} is in use by another run: wait for it, or choose another"
+            ) from None
+        yield
+
+
+def _require_judged(cycle: Cycle) -> None:
+    from transforms import storage
+
+    evaluation = json.loads(storage.read_bytes(os.path.join(cycle.model, "evaluation.json")))
+    if not evaluation["buyers"]:
+        raise UsageError(
+            f"nobody bought in the {cycle.horizon_days} days after {cycle.cutoff}, so the model cannot be judged and is not "
+            f"published (report: {cycle.report}): accepted is a --cutoff or --horizon_days with orders after it"
+        )
 
 
 def plan(options: argparse.Namespace) -> Cycle:
@@ -84,7 +124,10 @@ def plan(options: argparse.Namespace) -> Cycle:
         orders_source.parse_columns(options.columns), options.csv_delimiter, options.csv_encoding
     )
     source = orders_source.inspect(options.orders, how)
-    cutoff = options.cutoff or source.end - datetime.timedelta(days=options.horizon_days)
+    as_of = options.as_of or source.trusted_end(shared.today())
+    if not source.first_day < as_of <= source.end:
+        raise rejected("--as_of", str(as_of), f"a day after {source.first_day}, up to {source.end}")
+    cutoff = options.cutoff or as_of - datetime.timedelta(days=options.horizon_days)
     if not source.first_day < cutoff <= source.last_day:
         raise UsageError(
             f"--horizon_days {options.horizon_days} with --cutoff {cutoff} leaves no orders on one side: the orders "
@@ -103,9 +146,9 @@ def plan(options: argparse.Namespace) -> Cycle:
         horizon_days=options.horizon_days,
         history_days=options.history_days,
         training_cutoffs=training_cutoffs(source.first_day, cutoff, options.horizon_days, options.training_snapshots),
-        as_of=source.end,
+        as_of=as_of,
         seed=options.seed,
-        run_directory=os.path.join(workdir, "runs", f"{source.end}-{_run_id(options, source, cutoff)}"),
+        run_directory=os.path.join(workdir, "runs", f"{as_of}-{_run_id(options, source, cutoff)}"),
         serving="sqlite://" + os.path.join(workdir, "serving.db"),
         warehouse=os.path.join(workdir, "warehouse"),
         dead_letters=os.path.join(workdir, "dead_letters"),
@@ -154,7 +197,7 @@ def summarize(cycle: Cycle) -> None:
 
     print(task.evaluation_table(storage.read_manifest(cycle.model, task.KIND), cycle.model))
     print(f"\nreport:  {cycle.report}")
-    lookup = shlex.join(["python", "-m", "serving.lookup", "--serving", cycle.serving])
+    lookup = shlex.join([sys.executable, "-m", "serving.lookup", "--serving", cycle.serving])
     print(f"lookup:  {lookup} CUSTOMER_ID")
 
 

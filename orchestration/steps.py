@@ -1,6 +1,6 @@
 """The cycle's steps, once: names, commands and what each makes. Schedulers only decide when they run.
 
-    features (training snapshots, evaluation snapshot) -> train -> predict -> publish -> report
+    features (training snapshots, evaluation snapshot) -> train -> predict -> report -> publish
 
 A step is a command a person could type, ``python -m MODULE ARGUMENTS``; it may be run again at any
 time: a finished one answers at once, a half-finished one starts over.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Step:
     def command(self) -> str:
         import shlex
 
-        return shlex.join(["python", "-m", self.module, *self.arguments])
+        return shlex.join([sys.executable, "-m", self.module, *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,18 @@ class Cycle:
             (*source, "--as_of", str(self.as_of), "--model", self.model, "--output", self.predictions),
             self.predictions,
         )  # fmt: skip
-        yield Step(
-            "publish", "pipelines.publish",
-            ("--predictions", self.predictions, "--serving", self.serving, "--warehouse", self.warehouse,
-             "--dead_letters", self.dead_letters),
-            self.serving,
-        )  # fmt: skip
+        # Before publishing: what is refused there deserves a report all the more.
         yield Step(
             "report", "trainer.report",
             ("--model", self.model, "--features", *dict.fromkeys([*training, evaluation]),
              "--predictions", self.predictions, "--output", self.report),
             self.report,
+        )  # fmt: skip
+        yield Step(
+            "publish", "pipelines.publish",
+            ("--predictions", self.predictions, "--serving", self.serving, "--warehouse", self.warehouse,
+             "--dead_letters", self.dead_letters),
+            self.serving,
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,15 +94,16 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["transform"] = reused and reused["transform_fingerprint"]
-    manifest = storage.begin(options.output, KIND, arguments)
+    attempt = uuid.uuid4().hex[:12]
+    manifest = storage.begin(options.output, KIND, arguments, attempt)
     if manifest:
         print(f"features: {options.output} is already complete", file=sys.stderr)
         return manifest
-    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
+    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments, attempt)
     try:
         run_job.execute(pipeline, KIND)
     finally:
-        snapshot_job.clear_scratch(options.output)
+        snapshot_job.clear_scratch(options.output, attempt)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest
@@ -109,20 +111,20 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
 
 def build_pipeline(
     options: FeaturesOptions, beam_options: PipelineOptions, source: OrdersSource, snapshot: Snapshot,
-    arguments: dict[str, Any],
+    arguments: dict[str, Any], attempt: str = "",
 ) -> Pipeline:  # fmt: skip
     """The job's graph: orders -> customers -> tf.Transform -> manifest."""
     import apache_beam as beam
 
     from pipelines import snapshot_job
-    from transforms import storage
+    from transforms import aggregate, storage
     from transforms.transform_customers import transform_customers
 
     output = options.output
     pipeline = beam.Pipeline(options=beam_options)
     parts = snapshot_job.customer_parts(
         pipeline, source, snapshot, output=output, raw=storage.join(output, "raw"),
-        buckets=snapshot_job.bucket_count(source, options.buckets), local=shared.is_local(beam_options),
+        buckets=options.buckets or aggregate.bucket_count(source.rows), local=shared.is_local(beam_options), attempt=attempt,
     )  # fmt: skip
     content: dict[str, Any] = {"data_end": str(source.end)}
     reuse = None
@@ -134,11 +136,20 @@ def build_pipeline(
         parts.paths,
         transformed=storage.join(output, "transformed"),
         transform_fn=storage.join(output, "transform_fn"),
-        temp=storage.join(output, snapshot_job.TEMP_DIRECTORY),
+        temp=snapshot_job.temp(output, attempt),
         reuse=reuse,
     )
     snapshot_job.write_manifest(
-        pipeline, output, KIND, arguments, content, parts.counts, parts.dead_letters, transformed, transform_written
+        pipeline,
+        output,
+        KIND,
+        arguments,
+        content,
+        attempt,
+        parts.counts,
+        transformed,
+        parts.dead_letters,
+        transform_written,
     )
     return pipeline
 

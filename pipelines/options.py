@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Named in full because `DirectRunner` asks the network for Prism first: a machine with a network
 # and one without would run different engines.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+_MOST_BUCKETS = 2**16 - 1
+_LARGEST = 10**5  # days of almost three centuries; beyond it no date could be computed
 # These run on the launching machine, so that their workers see the launcher's files.
 _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner", "BundleBasedDirectRunner"}
 
@@ -26,9 +28,28 @@ def date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a date such as 2011-08-08") from None
 
 
+def today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 0 to {2**31 - 1}")
+    return int(text)
+
+
+def buckets(text: str) -> int:
+    # Bucket numbers travel as 16 bits; at the default size so many buckets hold 16 billion lines.
+    if positive(text) > _MOST_BUCKETS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not usable: accepted is a whole number from 1 to {_MOST_BUCKETS}"
+        )
+    return int(text)
+
+
 def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number of at least 1")
+    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 1 to {_LARGEST}")
     return int(text)
 
 
@@ -61,7 +82,7 @@ def add_orders_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv_delimiter", type=character, default=",", help="the character between CSV fields")
     parser.add_argument("--csv_encoding", default="utf8", help="the text encoding of CSV files, such as latin-1")
     parser.add_argument(
-        "--buckets", type=positive, metavar="N",
+        "--buckets", type=buckets, metavar="N",
         help="groups of customers aggregated at a time; more need less memory (default: follows the input's size)",
     )  # fmt: skip
 

@@ -62,6 +62,18 @@ class OrdersSource:
         """The data's end: the day after the last order day."""
         return self.last_day + datetime.timedelta(days=1)
 
+    def trusted_end(self, today: datetime.date) -> datetime.date:
+        """The data's end as a default: one mistyped year must not make everything be as of the future.
+
+        Raises:
+          UsageError: the end lies in the future.
+        """
+        if self.last_day > today:
+            raise UsageError(
+                f"--orders {self.uri!r} reaches to {self.last_day}, after today, {today}: mend the line, or say --as_of"
+            )
+        return self.end
+
 
 def parse_columns(text: str | None) -> dict[str, str]:
     """``our_name=their_name,...`` or a TOML file (pairs at the top, or in a table ``[columns]``)."""
@@ -74,9 +86,14 @@ def parse_columns(text: str | None) -> dict[str, str]:
         if any(not theirs for _, _, theirs in parts):
             raise rejected("--columns", text, "our_name=their_name,... or a .toml file")
         pairs = {ours.strip(): theirs.strip() for ours, _, theirs in parts}
-    for ours in pairs:
+    for ours, theirs in pairs.items():
         if ours not in COLUMNS:
             raise rejected("--columns", ours, "one of " + ", ".join(COLUMNS))
+        twice = [other for other in COLUMNS if other != ours and pairs.get(other, other) == theirs]
+        if twice and (twice[0] in pairs or theirs in COLUMNS):
+            raise UsageError(
+                f"--columns {text!r} means the column {theirs} for {ours} and for {twice[0]}: accepted is one"
+            )
     return pairs
 
 
@@ -112,17 +129,30 @@ def inspect(uri: str, how: OrdersFormat) -> OrdersSource:
         theirs, file_splits = _layout(filesystem, info.path, uri, how)
         ours = _rename(theirs, how, info.path)
         if found is not None and not found.equals(ours):
-            raise UsageError(f"--orders {uri!r}: {info.path} holds other columns or types than {infos[0].path}")
+            raise UsageError(
+                f"--orders {uri!r}: {info.path} holds {_differences(ours, found)}, unlike {infos[0].path}: accepted are "
+                "files of one schema"
+            )
         found = ours
         splits += file_splits
         rows += _measure(filesystem, info.path, file_splits, how, ours, days)
     assert found is not None
+    if not rows:
+        raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
     if days.first is None or days.last is None:
         raise UsageError(
             f"--orders {uri!r} has {rows} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
         )
     files = tuple({"path": info.path, "bytes": info.size, "modified": str(info.mtime)} for info in infos)
     return OrdersSource(uri, how, found, tuple(splits), rows, days.first, days.last, files)
+
+
+def _differences(schema_: pa.Schema, other: pa.Schema) -> str:
+    names = [name for name in COLUMNS if name in schema_.names or name in other.names]
+    types = {
+        name: [str(s.field(name).type) if name in s.names else "no column" for s in (schema_, other)] for name in names
+    }
+    return ", ".join(f"{name} as {ours} (not {theirs})" for name, (ours, theirs) in types.items() if ours != theirs)
 
 
 def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS) -> Iterator[pa.RecordBatch]:
@@ -179,7 +209,8 @@ def _layout(filesystem: Any, path: str, uri: str, how: OrdersFormat) -> tuple[pa
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())[:300]
+    return f"{text}; another encoding is named by --csv_encoding, such as latin-1" if "UTF8" in text else text
 
 
 def _row_group_splits(metadata: Any, uri: str, path: str) -> Iterator[Split]:
@@ -203,6 +234,9 @@ def _rename(theirs: pa.Schema, how: OrdersFormat, path: str) -> pa.Schema:
     """
     import pyarrow as pa
 
+    for name in (how.columns.get(ours, ours) for ours in COLUMNS):
+        if theirs.names.count(name) > 1:
+            raise UsageError(f"{path} has the column {name} {theirs.names.count(name)} times: accepted is once")
     fields = []
     for ours in COLUMNS:
         name = how.columns.get(ours, ours)
@@ -215,9 +249,10 @@ def _rename(theirs: pa.Schema, how: OrdersFormat, path: str) -> pa.Schema:
     for ours in needed:
         if ours not in present:
             hint = " (or both quantity and unit_price)" if ours == "amount" else ""
-            raise UsageError(
-                f"{path} has no column {ours}{hint}: name it by --columns {ours}=...; it has {', '.join(theirs.names)}"
-            )
+            mend = f"name it by --columns {ours}=..."
+            if _is_csv(path) and len(theirs.names) == 1:
+                mend += ", or the character between fields by --csv_delimiter"
+            raise UsageError(f"{path} has no column {ours}{hint}: {mend}; it has {', '.join(theirs.names)}")
     for field_ in fields:
         _check_type(field_, path, how.columns.get(field_.name, field_.name))
     return pa.schema(fields)
@@ -240,6 +275,8 @@ def _plain(column: pa.Array) -> pa.Array:
 
     type_ = _value_type(column.type)
     if pa.types.is_timestamp(type_) and type_ != column.type:
+        if column.type.tz:  # floor the instant: an hour that a clock change repeats has no local time of its own
+            column = column.cast(pa.timestamp(column.type.unit, "UTC"))
         column = pc.floor_temporal(column, unit="microsecond")
     return column.cast(type_)
 
@@ -287,8 +324,8 @@ def _csv_batches(
     malformed: list[str] = []
     with _open_csv(filesystem, path, how, only, malformed) as reader:
         for batch in reader:
-            yield batch, malformed[:]
-            malformed.clear()
+            found, malformed[:] = malformed[:], []
+            yield batch, found
         if malformed:
             yield pa.RecordBatch.from_pylist([], reader.schema), malformed
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +72,16 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     beam_options = shared.pipeline_options(beam_arguments)
 
     from pipelines import run_job, snapshot_job
-    from transforms import storage
+    from transforms import schema, storage
     from transforms.customer_features import Snapshot
 
     model = storage.read_manifest(options.model, "model")
+    if model["schema_fingerprint"] != schema.fingerprint(schema.CUSTOMERS):
+        raise UsageError(
+            f"--model {options.model!r} was made with other feature formulas than this code's: train it anew"
+        )
     source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
-    as_of = options.as_of or source.end
+    as_of = options.as_of or source.trusted_end(shared.today())
     if not source.first_day < as_of <= source.end:
         raise UsageError(
             f"--as_of {as_of} is outside the data: accepted is a day after {source.first_day}, up to {source.end}"
@@ -84,15 +89,16 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     snapshot = Snapshot(as_of, model["horizon_days"], model["history_days"], labels=False)
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["model_version"] = model["model_version"]
-    manifest = storage.begin(options.output, KIND, arguments)
+    attempt = uuid.uuid4().hex[:12]
+    manifest = storage.begin(options.output, KIND, arguments, attempt)
     if manifest:
         print(f"predictions: {options.output} is already complete", file=sys.stderr)
         return manifest
-    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments)
+    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments, attempt)
     try:
         run_job.execute(pipeline, KIND)
     finally:
-        snapshot_job.clear_scratch(options.output)
+        snapshot_job.clear_scratch(options.output, attempt)
     manifest = storage.read_manifest(options.output, KIND)
     snapshot_job.report(KIND, manifest, options.output)
     return manifest
@@ -100,20 +106,20 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
 
 def build_pipeline(
     options: PredictOptions, beam_options: PipelineOptions, source: OrdersSource, snapshot: Snapshot,
-    arguments: dict[str, Any],
+    arguments: dict[str, Any], attempt: str = "",
 ) -> Pipeline:  # fmt: skip
     """The job's graph: orders -> customers -> scores -> deciles -> manifest."""
     import apache_beam as beam
     from apache_beam.pvalue import AsSingleton
 
     from pipelines import score_customers, snapshot_job
-    from transforms import storage
+    from transforms import aggregate, storage
 
-    output, temp = options.output, storage.join(options.output, snapshot_job.TEMP_DIRECTORY)
+    output, temp = options.output, snapshot_job.temp(options.output, attempt)
     pipeline = beam.Pipeline(options=beam_options)
     parts = snapshot_job.customer_parts(
         pipeline, source, snapshot, output=output, raw=storage.join(temp, "customers"),
-        buckets=snapshot_job.bucket_count(source, options.buckets), local=shared.is_local(beam_options),
+        buckets=options.buckets or aggregate.bucket_count(source.rows), local=shared.is_local(beam_options), attempt=attempt,
     )  # fmt: skip
     scored = (
         parts.paths
@@ -135,7 +141,9 @@ def build_pipeline(
         "as_of": str(snapshot.cutoff), "horizon_days": snapshot.horizon_days, "history_days": snapshot.history_days,
         "model_version": arguments["model_version"], "data_end": str(source.end),
     }  # fmt: skip
-    snapshot_job.write_manifest(pipeline, output, KIND, arguments, content, parts.counts, parts.dead_letters, ranked)
+    snapshot_job.write_manifest(
+        pipeline, output, KIND, arguments, content, attempt, parts.counts, ranked, parts.dead_letters
+    )
     return pipeline
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import positive
+from pipelines.options import directory, positive
 from serving.store import KEEP_GENERATIONS
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError, rejected
@@ -93,7 +93,7 @@ def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
         help="the serving store, made when missing: sqlite:///absolute/path.db or sqlite://relative/path.db",
     )  # fmt: skip
     parser.add_argument(
-        "--dead_letters", required=True, metavar="DIR",
+        "--dead_letters", required=True, metavar="DIR", type=directory,
         help="rows that cannot be served, as JSON Lines in DIR/GENERATION: stage, reason, detail, payload",
     )  # fmt: skip
     parser.add_argument(
@@ -124,12 +124,11 @@ def open_predictions(directory: str) -> Predictions:
     from transforms.schema import PREDICTIONS, arrow_schema
 
     manifest = storage.read_manifest(directory, "predictions")
-    missing = {"rows", "as_of", "horizon_days", "model_version"} - manifest.keys()
+    missing = {"rows", "as_of", "horizon_days", "model_version", "parts"} - manifest.keys()
     if missing:
         raise UsageError(f"--predictions {directory!r}: its manifest says nothing about {', '.join(sorted(missing))}")
-    filesystem, root = storage.resolve(directory)
-    prefix = root.rstrip("/") + "/part-"
-    paths = [path for path in storage.list_files(directory, ".parquet") if path.startswith(prefix)]
+    filesystem, _ = storage.resolve(directory)
+    paths = storage.list_parts(directory, manifest)
     expected, rows = arrow_schema(PREDICTIONS), 0
     for path in paths:
         with filesystem.open_input_file(path) as file:
@@ -403,8 +402,11 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
 def _refuse_remote_workers(options: Options, beam_options: PipelineOptions) -> None:
     from apache_beam.options.pipeline_options import StandardOptions
 
-    if beam_options.view_as(StandardOptions).runner == "DataflowRunner":
-        raise rejected("--runner", "DataflowRunner", f"a runner on this machine, where --serving {options.serving} is")
+    from pipelines.options import is_local
+
+    if not is_local(beam_options):
+        runner = beam_options.view_as(StandardOptions).runner
+        raise rejected("--runner", runner, f"a runner on this machine, where --serving {options.serving} is")
 
 
 def _described(dead_letters: Mapping[str, int]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
     from pipelines.orders_source import OrdersFormat, OrdersSource, Split
 
-# Scratch space inside the output; removed before the manifest is written.
-BUCKETS_DIRECTORY, TEMP_DIRECTORY = "_buckets", "_temp"
+# Scratch space inside the output, of one attempt; removed before the manifest is written.
+_BUCKETS, _TEMP = "_buckets", "_temp"
 
 # Read from each file of dead letters for the examples in the manifest.
 _EXAMPLE_BYTES = 1 << 20
@@ -78,18 +80,20 @@ def customer_parts(
     raw: str,
     buckets: int,
     local: bool,
+    attempt: str,
 ) -> CustomerParts:
     """Adds reading, cleaning and aggregation of the orders to the pipeline.
 
     Args:
       output: the step's directory; gets ``dead_letters/`` and, on one machine, the travelling buckets.
+      attempt: names this attempt's scratch space.
       raw: directory that gets the Parquet parts.
       local: whether the workers share this machine's files.
     """
     statements = aggregate.Statements.compile(source.schema, snapshot, buckets)
     bucket_directory = None
     if local:
-        bucket_directory = _scratch(output, BUCKETS_DIRECTORY)
+        bucket_directory = _local_directory(scratch(output, _BUCKETS, attempt))
     routed = (
         pipeline
         | "Splits" >> beam.Create(source.splits)
@@ -124,20 +128,30 @@ def customer_parts(
     return CustomerParts(customers.paths, counts, letters)
 
 
-def _scratch(output: str, name: str) -> str:
+def scratch(output: str, name: str, attempt: str) -> str:
+    # Named by the attempt, so that one which is overtaken does not clear what the next one works with.
+    return storage.join(output, f"{name}-{attempt}" if attempt else name)
+
+
+def temp(output: str, attempt: str) -> str:
+    """A directory for the workers of this attempt, wherever the output is."""
+    return scratch(output, _TEMP, attempt)
+
+
+def _local_directory(uri: str) -> str:
     """A local directory: inside a local output, on the same disk and gone with it."""
-    if not storage.is_local(output):
-        directory = tempfile.mkdtemp(prefix=f"clv{name}-")
+    if not storage.is_local(uri):
+        directory = tempfile.mkdtemp(prefix="clv-buckets-")
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         return directory
-    directory = os.path.join(storage.resolve(output)[1], name)
+    directory = str(storage.resolve(uri)[1])
     os.makedirs(directory, exist_ok=True)
     return directory
 
 
-def clear_scratch(output: str) -> None:
-    for name in (BUCKETS_DIRECTORY, TEMP_DIRECTORY):
-        storage.delete_directory(storage.join(output, name))
+def clear_scratch(output: str, attempt: str) -> None:
+    for name in (_BUCKETS, _TEMP):
+        storage.delete_directory(scratch(output, name, attempt))
 
 
 @dataclass(frozen=True)
@@ -182,20 +196,36 @@ class Ledger:
 class _WriteManifest(beam.DoFn):
     """The last element of every job: reconciles the counts and completes the directory."""
 
-    def __init__(self, output: str, kind: str, arguments: dict[str, Any], content: dict[str, Any]) -> None:
-        self.output, self.kind = output, kind
+    def __init__(
+        self, output: str, kind: str, arguments: dict[str, Any], content: dict[str, Any], attempt: str
+    ) -> None:
+        self.output, self.kind, self.attempt = output, kind, attempt
         self.arguments, self.content = arguments, content
 
-    def process(self, _: None, counts: list[aggregate.Count], *written: list[Any]) -> Iterator[dict[str, Any]]:
+    def process(
+        self, _: None, counts: list[aggregate.Count], parts: list[dict[str, Any]], *written: list[Any]
+    ) -> Iterator[dict[str, Any]]:
         ledger = Ledger.of(counts)
         rows = sum(ledger.customers.values())
+        if sum(part["rows"] for part in parts) != rows:
+            raise RuntimeError(f"{rows} customers were counted, but the parts hold others: {parts}")
         content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **self.content}
+        content["parts"] = sorted(parts, key=lambda part: part["name"])
         if ledger.dead_letters:
             content["dead_letter_examples"] = _examples(storage.join(self.output, "dead_letters"))
         if self.kind == "features" and "transform_fingerprint" not in content:
-            content["transform_fingerprint"] = storage.fingerprint(storage.join(self.output, "transform_fn"))
-        clear_scratch(self.output)
-        yield storage.finish(self.output, self.kind, self.arguments, content)
+            content["transform_fingerprint"] = _transform_fingerprint(storage.join(self.output, "transform_fn"))
+        clear_scratch(self.output, self.attempt)
+        yield storage.finish(self.output, self.kind, self.arguments, content, self.attempt)
+
+
+def _transform_fingerprint(directory: str) -> str:
+    """Equal for equal statistics and code. TensorFlow numbers the nodes of a graph differently each time it is
+    built, so the graph's own bytes do not count: what was analysed and the source of the function do."""
+    from transforms import preprocessing
+
+    analysed = storage.fingerprint(directory, leave_out=("saved_model.pb", "fingerprint.pb"))
+    return hashlib.sha256((analysed + inspect.getsource(preprocessing)).encode()).hexdigest()[:16]
 
 
 def _examples(directory: str) -> dict[str, str]:
@@ -213,14 +243,19 @@ def _examples(directory: str) -> dict[str, str]:
 
 def write_manifest(
     pipeline: beam.Pipeline, output: str, kind: str, arguments: dict[str, Any], content: dict[str, Any],
-    counts: PCollection[aggregate.Count], *written: PCollection[Any],
+    attempt: str, counts: PCollection[aggregate.Count], parts: PCollection[dict[str, Any]], *written: PCollection[Any],
 ) -> PCollection[dict[str, Any]]:  # fmt: skip
-    """Completes the directory once every collection in ``written`` is complete."""
+    """Completes the directory once its ``parts`` (see ``storage.write_parquet``) and all that is ``written`` are there."""
     return (
         pipeline
         | "Last" >> beam.Create([None])
         | "WriteManifest"
-        >> beam.ParDo(_WriteManifest(output, kind, arguments, content), AsList(counts), *map(AsList, written))
+        >> beam.ParDo(
+            _WriteManifest(output, kind, arguments, content, attempt),
+            AsList(counts),
+            AsList(parts),
+            *map(AsList, written),
+        )
     )
 
 
@@ -236,7 +271,3 @@ def report(kind: str, manifest: dict[str, Any], output: str) -> None:
             print(f"  {name.replace('_', ' ')}: {count:,} {reason}", file=sys.stderr)
     for reason, detail in manifest.get("dead_letter_examples", {}).items():
         print(f"    {reason}, such as {detail}", file=sys.stderr)
-
-
-def bucket_count(source: OrdersSource, wanted: int | None) -> int:
-    return wanted or aggregate.bucket_count(source.rows)

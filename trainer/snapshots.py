@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from transforms import schema, storage
@@ -26,7 +26,9 @@ class Snapshot:
     horizon_days: int
     history_days: int | None
     transform_fingerprint: str
+    schema_fingerprint: str
     manifest_hash: str
+    manifest: dict[str, Any] = field(repr=False, compare=False)
 
     @property
     def label_end(self) -> datetime.date:
@@ -48,7 +50,9 @@ def open_snapshot(uri: str) -> Snapshot:
         int(arguments["horizon_days"]),
         arguments.get("history_days"),
         str(manifest["transform_fingerprint"]),
+        str(arguments["schema_fingerprint"]),
         hashlib.sha256(storage.read_bytes(storage.join(uri, storage.MANIFEST))).hexdigest(),
+        manifest,
     )
 
 
@@ -59,6 +63,9 @@ def judged_by(training: Sequence[Snapshot], evaluation: Snapshot) -> str:
       UsageError: the snapshots do not fit together, or the evaluation would see days the training labels saw.
     """
     first = training[0]
+    for snapshot in (*training, evaluation):
+        if snapshot.schema_fingerprint != schema.fingerprint(schema.CUSTOMERS):
+            raise UsageError(f"{snapshot.uri!r} was made with other feature formulas than this code's: make it anew")
     for other in (*training[1:], evaluation):
         _require_equal("horizon_days", first, other)
         _require_equal("history_days", first, other)
@@ -128,8 +135,6 @@ def _read(snapshot: Snapshot, folder: str, split: str | None) -> pa.Table:
 
     directory = storage.join(snapshot.uri, folder)
     filesystem, _ = storage.resolve(directory)
-    paths = storage.list_files(directory, ".parquet")
-    if not paths:
-        raise UsageError(f"{directory} holds no Parquet file: accepted is a complete features directory")
+    paths = storage.list_parts(directory, snapshot.manifest)
     chosen = None if split is None else ds.field(schema.SPLIT.name) == split
     return pa.concat_tables([pq.read_table(path, filesystem=filesystem, filters=chosen) for path in paths])

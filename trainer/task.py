@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -108,10 +109,11 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     evaluation = snapshots.open_snapshot(options.evaluation)
     judged_by = snapshots.judged_by(training, evaluation)
     arguments = _arguments(options, training, evaluation)
-    if finished := storage.begin(options.output, KIND, arguments):
+    attempt = uuid.uuid4().hex[:12]
+    if finished := storage.begin(options.output, KIND, arguments, attempt):
         _say(f"{options.output} is already complete: {finished['model_version']}")
         return finished
-    return _Task(options, arguments, training, evaluation, judged_by).run()
+    return _Task(options, arguments, attempt, training, evaluation, judged_by).run()
 
 
 def _arguments(options: TaskOptions, training: Sequence[Snapshot], evaluation: Snapshot) -> dict[str, Any]:
@@ -121,14 +123,12 @@ def _arguments(options: TaskOptions, training: Sequence[Snapshot], evaluation: S
     return {**arguments, "features": list(options.features), "input_manifests": hashes}
 
 
-def model_version(options: TaskOptions, training: Sequence[Snapshot], evaluation: Snapshot) -> str:
-    """<model>-<latest training cutoff>-<8 hex digits>: the same for the same arguments and inputs anywhere."""
-    content = {
-        "model": options.model, "seed": options.seed, "epochs": options.epochs,
-        "training": [snapshot.manifest_hash for snapshot in training], "evaluation": evaluation.manifest_hash,
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return f"{options.model}-{max(snapshot.cutoff for snapshot in training)}-{digest[:8]}"
+def model_version(kind: str, trained: network.Training, training: Sequence[Snapshot]) -> str:
+    """<kind>-<latest training cutoff>-<8 hex digits of what was learned>: equal models have equal versions."""
+    digest = hashlib.sha256(f"{training[0].transform_fingerprint} {asdict(trained.scales)}".encode())
+    for weights in trained.model.get_weights():
+        digest.update(weights.tobytes())
+    return f"{kind}-{max(snapshot.cutoff for snapshot in training)}-{digest.hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ class _Task:
 
     options: TaskOptions
     arguments: dict[str, Any]
+    attempt: str
     training: Sequence[Snapshot]
     evaluation: Snapshot
     judged_by: str
@@ -146,13 +147,13 @@ class _Task:
         with tempfile.TemporaryDirectory() as local:
             trained, rows = _train(self.options, self.training, local)
             _upload(os.path.join(local, "saved_model"), storage.join(self.options.output, "saved_model"))
-        version = model_version(self.options, self.training, self.evaluation)
+        version = model_version(self.options.model, trained, self.training)
         facts = self._facts(trained, rows, version)
         _say(f"judging {version} {self.judged_by} on {self.evaluation.uri}")
         judgement = self._judge(facts)
         manifest = storage.finish(
             self.options.output, KIND, self.arguments,
-            {**facts, "metrics": judgement["models"]["model"], "verdict": judgement["verdict"]},
+            {**facts, "metrics": judgement["models"]["model"], "verdict": judgement["verdict"]}, self.attempt,
         )  # fmt: skip
         _say(f"{self.options.output} is complete, {time.monotonic() - started:.0f} s")
         return manifest
@@ -168,6 +169,7 @@ class _Task:
             "evaluation_cutoff": self.evaluation.cutoff.isoformat(),
             "split": self.judged_by,
             "transform_fingerprint": self.training[0].transform_fingerprint,
+            "schema_fingerprint": self.training[0].schema_fingerprint,
             "seed": self.options.seed,
             "training_rows": rows["train"],
             "validation_rows": rows["validation"],

@@ -86,7 +86,7 @@ def _present(identifier: ir.Value) -> ir.BooleanValue:
 
 def _identifier(column: ir.Value) -> ir.StringValue:
     if column.type().is_floating():
-        text = column.cast(dt.float64).cast(dt.string).re_replace(r"\.0$", "")
+        text = column.cast(dt.float64).cast(dt.string).re_replace(r"\.0$", "").re_replace("^-0$", "0")
         return ibis.ifelse(text.re_search(_WHOLE_PATTERN), text, ibis.null(dt.string))
     return column if column.type().is_string() else column.cast(dt.string)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -40,11 +42,30 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+# What a person at the machine has to mend; any other OSError is a defect and keeps its traceback.
+_FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def exit_code(command: Callable[[], Any]) -> int:
-    """Runs a command: 0 when its output is complete, 2 with one line on stderr for a bad argument."""
+    """Runs a command: 0 when its output is complete, 2 with one line on stderr for a bad argument.
+
+    1 when the disk is full or may not be written, 130 when interrupted, 141 when nobody reads its output.
+    """
     try:
         command()
+        sys.stdout.flush()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 141
+    except OSError as error:
+        if error.errno not in _FULL_OR_FORBIDDEN:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0

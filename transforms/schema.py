@@ -100,7 +100,7 @@ def _order(name: str, type_: Type, unit: str, formula: str, nulls: str = "never 
 
 
 ORDERS: tuple[Column, ...] = (
-    _order("customer_id", Type.STRING, "", f"the id as text, at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes, not trimmed; a whole number given as float loses its '.0'"),
+    _order("customer_id", Type.STRING, "", f"the id as text, at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes, not trimmed; a whole number below 10^15 given as float loses its '.0'"),
     _order("ordered_at", Type.TIMESTAMP, "UTC", f"instant of the line in whole microseconds (finer parts of a typed timestamp are cut off); a time without zone is UTC, a date is its midnight; in the years {FIRST_YEAR} to {LAST_YEAR} (UTC)"),
     _order("order_day", Type.DATE, "UTC day", "the UTC day of ordered_at"),
     _order("amount", Type.MONEY, "orders' currency", f"amount rounded half-even to 9 decimals if given, else the product of quantity and unit_price, each rounded so, rounded so again; |amount| < 10^{len(str(MONEY_LIMIT)) - 1}"),
@@ -227,7 +227,7 @@ TIME_ACCEPTED = f"ISO 8601 of the years {FIRST_YEAR} to {LAST_YEAR}, such as 201
 _NUMBER = "a finite decimal number such as -12.34 or 1e3"
 DEAD_LETTERS: tuple[Reason, ...] = (
     Reason("malformed_line", "line", "as many fields as the header has"),
-    Reason("bad_customer_id", "customer_id", "text or a whole number"),
+    Reason("bad_customer_id", "customer_id", "text, or a whole number (as float, below 10^15)"),
     Reason("customer_id_too_long", "customer_id", f"at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes"),
     Reason("bad_ordered_at", "ordered_at", TIME_ACCEPTED),
     Reason("bad_amount", "amount", _NUMBER + f", |amount| < {MONEY_LIMIT:.0e}"),
@@ -274,10 +274,10 @@ def bigquery_schema(columns: Iterable[Column]) -> list[dict[str, str]]:
 
 
 def fingerprint(columns: Iterable[Column]) -> str:
-    """A short hash that changes whenever a column's name, type or formula does."""
+    """A short hash that changes whenever a column's name, type, formula or use by the network does."""
     import hashlib
 
-    text = repr([(c.name, c.type.name, c.formula, c.nulls) for c in columns])
+    text = repr([(c.name, c.type.name, c.formula, c.nulls, c.model_input) for c in columns])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,8 +12,10 @@ URIs are local paths, ``file://``, ``gs://`` or ``s3://``: whatever ``pyarrow.fs
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import os
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from transforms.errors import UsageError
@@ -29,6 +31,8 @@ def resolve(uri: str) -> tuple[Any, str]:
     """The ``pyarrow.fs.FileSystem`` of a URI and the path in it. Relative local paths become absolute."""
     from pyarrow import fs
 
+    if not uri:
+        raise UsageError("an empty path is not usable: accepted is a directory or a file, local or gs://")
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     emulator = os.environ.get("STORAGE_EMULATOR_HOST")  # the variable Google's own clients follow
@@ -69,22 +73,51 @@ def write_bytes(uri: str, content: bytes) -> None:
     filesystem, path = resolve(uri)
     filesystem.create_dir(os.path.dirname(path), recursive=True)
     # Object stores show an object only once it is closed; a local file needs the rename.
-    target = f"{path}.writing" if is_local(uri) else path
-    with filesystem.open_output_stream(target, compression=None) as stream:
-        stream.write(content)
-    if target != path:
-        os.replace(target, path)
+    target = f"{path}.{uuid.uuid4().hex}.writing" if is_local(uri) else path
+    try:
+        with filesystem.open_output_stream(target, compression=None) as stream:
+            stream.write(content)
+        if target != path:
+            os.replace(target, path)
+    except OSError:
+        if target != path and os.path.exists(target):
+            os.remove(target)
+        raise
 
 
-def write_parquet(rows: pa.Table, uri: str) -> None:
-    """One Parquet file, in a directory that counts once its manifest is written."""
+def write_parquet(rows: pa.Table, uri: str) -> dict[str, Any]:
+    """Writes one Parquet part, in a directory that counts once its manifest is written.
+
+    Returns:
+      ``{"name", "rows", "sha256"}``, for the manifest. The same rows give the same bytes.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    filesystem, path = resolve(uri)
-    filesystem.create_dir(os.path.dirname(path), recursive=True)
     # A dictionary pays for repeated text only; of numbers and ids it makes larger files, more slowly.
     repeated = [name for name in ("country", "channel", "category", "split") if name in rows.column_names]
-    pq.write_table(rows, path, filesystem=filesystem, compression="zstd", use_dictionary=repeated)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", use_dictionary=repeated)
+    content = sink.getvalue()
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(os.path.dirname(path), recursive=True)
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(content)
+    return {"name": os.path.basename(path), "rows": rows.num_rows, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def list_parts(directory: str, manifest: dict[str, Any]) -> list[str]:
+    """The paths of a finished directory's Parquet parts, as its manifest names them.
+
+    Raises:
+      UsageError: a part is missing, or there is one that the manifest does not know.
+    """
+    paths = [path for path in list_files(directory, ".parquet") if os.path.basename(path).startswith("part-")]
+    found, known = {os.path.basename(path) for path in paths}, {part["name"] for part in manifest["parts"]}
+    for name in sorted(found ^ known):
+        problem = "is missing" if name in known else "does not belong to it"
+        raise UsageError(f"{directory} is not what its manifest says: {name} {problem}; make it anew")
+    return paths
 
 
 def list_files(directory: str, suffix: str = "") -> list[str]:
@@ -149,13 +182,13 @@ def copy_directory(source: str, target: str) -> str:
     return target
 
 
-def fingerprint(directory: str) -> str:
-    """A short hash of the names and contents of a directory's files."""
-    import hashlib
-
+def fingerprint(directory: str, leave_out: tuple[str, ...] = ()) -> str:
+    """A short hash of the names and contents of a directory's files, but those with a name to leave out."""
     filesystem, root = resolve(directory)
     digest = hashlib.sha256()
     for path in list_files(directory):
+        if os.path.basename(path) in leave_out:
+            continue
         digest.update(os.path.relpath(path, root).encode())
         with filesystem.open_input_stream(path, compression=None) as stream:
             digest.update(stream.read())
@@ -163,7 +196,10 @@ def fingerprint(directory: str) -> str:
 
 
 def _read_json(uri: str) -> dict[str, Any]:
-    content = json.loads(read_bytes(uri))
+    try:
+        content = json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise UsageError(f"{uri} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{uri} does not hold a JSON object")
     return content
@@ -183,30 +219,44 @@ def read_manifest(directory: str, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def begin(directory: str, kind: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+def begin(directory: str, kind: str, arguments: dict[str, Any], attempt: str = "") -> dict[str, Any] | None:
     """Prepares a directory for writing, or returns the manifest of the same finished step.
 
+    What a killed attempt with the same arguments left is deleted; ``attempt`` names this one, so that
+    an older attempt which is still running cannot finish in its place.
+
     Raises:
-      UsageError: the directory holds another step's result, or files that are not a step's.
+      UsageError: the directory holds another step's result or leftovers, or files that are not a step's.
     """
+    from pyarrow import fs
+
     _require_folder(directory)
     filesystem, path = resolve(directory)
     if exists(join(directory, MANIFEST)):
         manifest = read_manifest(directory, kind)
-        previous = manifest.get("arguments", {})
-        changed = sorted(k for k in {*previous, *arguments} if previous.get(k) != arguments.get(k))
-        if changed:
-            detail = ", ".join(f"{k} was {previous.get(k)!r}, is {arguments.get(k)!r}" for k in changed)
-            raise UsageError(f"--output {directory!r} holds another result ({detail}): choose a new directory")
+        _require_same(directory, "another result", manifest, kind, arguments)
         return manifest
-    if list_files(directory):
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    if found:
         if not exists(join(directory, STARTED)):
             raise UsageError(
                 f"--output {directory!r} is not empty and not a half-finished step: choose a new directory"
             )
+        started = _read_json(join(directory, STARTED))
+        _require_same(directory, "a half-finished step with other arguments", started, kind, arguments)
         filesystem.delete_dir_contents(path)
-    write_bytes(join(directory, STARTED), json.dumps({"kind": kind, "arguments": arguments}).encode())
+    marker = {"kind": kind, "arguments": arguments, "attempt": attempt}
+    write_bytes(join(directory, STARTED), json.dumps(marker, default=str).encode())
     return None
+
+
+def _require_same(directory: str, what: str, found: dict[str, Any], kind: str, arguments: dict[str, Any]) -> None:
+    previous = {"kind": found.get("kind"), **found.get("arguments", {})}
+    wanted = json.loads(json.dumps({"kind": kind, **arguments}, default=str))
+    changed = sorted(k for k in {*previous, *wanted} if previous.get(k) != wanted.get(k))
+    if changed:
+        detail = ", ".join(f"{k} was {previous.get(k)!r}, is {wanted.get(k)!r}" for k in changed)
+        raise UsageError(f"--output {directory!r} holds {what} ({detail}): delete it, or choose a new directory")
 
 
 def _require_folder(directory: str) -> None:
@@ -222,14 +272,30 @@ def _require_folder(directory: str) -> None:
         raise UsageError(f"--output {directory!r} is not usable: {path} is a file, accepted is a directory")
 
 
-def finish(directory: str, kind: str, arguments: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """Writes the manifest, last of all, and returns it."""
+def finish(
+    directory: str, kind: str, arguments: dict[str, Any], content: dict[str, Any], attempt: str = ""
+) -> dict[str, Any]:
+    """Writes the manifest, last of all, and returns it; may be called again for the same attempt.
+
+    Raises:
+      UsageError: another attempt has begun this directory since, or has finished it with other content.
+    """
+    from pyarrow import fs
+
     from transforms import version
 
     manifest = {"kind": kind, "code_version": version.code_version(), "arguments": arguments, **content}
-    # Round trip: what the caller gets is exactly what a reader will get.
     text = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
-    write_bytes(join(directory, MANIFEST), text.encode())
-    filesystem, path = resolve(join(directory, STARTED))
-    filesystem.delete_file(path)
+    filesystem, started = resolve(join(directory, STARTED))
+    if exists(join(directory, MANIFEST)):
+        # The engine repeats the last bundle of a job when it does not hear of its success.
+        if read_bytes(join(directory, MANIFEST)) != text.encode():
+            raise UsageError(f"--output {directory!r} was finished by another run meanwhile: this one's work is lost")
+    elif not exists(join(directory, STARTED)) or _read_json(join(directory, STARTED)).get("attempt") != attempt:
+        raise UsageError(f"--output {directory!r} was begun anew by another run: this one does not finish it")
+    else:
+        write_bytes(join(directory, MANIFEST), text.encode())
+    if filesystem.get_file_info(started).type != fs.FileType.NotFound:
+        filesystem.delete_file(started)
+    # Round trip: what the caller gets is exactly what a reader will get.
     return dict(json.loads(text))

@@ -56,12 +56,12 @@ class _ReadCustomers(beam.DoFn):
 
 
 class _WriteTransformed(beam.DoFn):
-    """A transformed batch -> the path of its Parquet part."""
+    """A transformed batch -> its Parquet part, and what the manifest says of it."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
 
-    def process(self, element: tuple[pa.RecordBatch, dict[str, Any]]) -> Iterator[str]:
+    def process(self, element: tuple[pa.RecordBatch, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         import pyarrow as pa
 
         from transforms import record_batches
@@ -69,13 +69,12 @@ class _WriteTransformed(beam.DoFn):
         batch, _ = element
         path = storage.join(self.directory, batch[PART][0].as_py()[0])
         rows = record_batches.from_transform(batch.drop_columns([PART]))
-        storage.write_parquet(pa.Table.from_batches([rows]), path)
-        yield path
+        yield storage.write_parquet(pa.Table.from_batches([rows]), path)
 
 
 def transform_customers(
     raw_paths: PCollection[str], *, transformed: str, transform_fn: str, temp: str, reuse: str | None
-) -> tuple[PCollection[str], PCollection[Any]]:
+) -> tuple[PCollection[dict[str, Any]], PCollection[Any]]:
     """Adds the analysis and the transformation to the pipeline of ``raw_paths``.
 
     Args:
@@ -86,7 +85,7 @@ def transform_customers(
       reuse: a transform_fn directory to apply instead of analysing; it is not copied here.
 
     Returns:
-      The transformed paths, and a collection that is complete once the transform is written.
+      The transformed parts (see ``storage.write_parquet``), and a collection that is complete once the transform is written.
     """
     quiet_tensorflow.import_tensorflow()
     import tensorflow_transform.beam as tft_beam

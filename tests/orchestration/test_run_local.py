@@ -17,6 +17,7 @@ from serving import lookup
 from tests.pipelines import features_data
 from tests.pipelines.features_data import SHOP_END, SHOP_FIRST_DAY, SHOP_HORIZON_DAYS, read_rows, refused, stamps
 from transforms import storage
+from transforms.errors import UsageError
 
 HORIZON = datetime.timedelta(days=SHOP_HORIZON_DAYS)
 
@@ -82,8 +83,9 @@ def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pyte
     """Predictions half-written, then a run cut off in publish: only what is not complete is done, once."""
     before, customers = work_of(cycle), read_rows(cycle.predictions)
     manifest = Path(cycle.predictions) / storage.MANIFEST
+    started = manifest.read_text()  # it too names the kind and the arguments
     manifest.unlink()
-    (Path(cycle.predictions) / storage.STARTED).write_text("{}")
+    (Path(cycle.predictions) / storage.STARTED).write_text(started)
     (Path(cycle.predictions) / "part-00009-of-00010.parquet").write_bytes(b"half")
 
     def power_cut(argv: list[str]) -> None:
@@ -105,17 +107,38 @@ def test_a_failing_step_ends_the_run(
     cycle: Cycle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Later steps do not run on what an earlier one did not deliver; bad input is code 2 and one last line."""
-    from transforms.errors import UsageError
 
     def refuse(argv: list[str]) -> None:
         raise UsageError("the guards do not pass")
 
     seen: list[str] = []
-    monkeypatch.setattr("pipelines.publish.run", refuse)
-    monkeypatch.setattr("trainer.report.run", lambda argv: seen.append("report"))
+    monkeypatch.setattr("trainer.report.run", refuse)
+    monkeypatch.setattr("pipelines.publish.run", lambda argv: seen.append("publish"))
     assert run_local.main(features_data.shop_arguments()) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: the guards do not pass"
     assert not seen
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path: Path) -> None:
+    workdir = str(tmp_path)
+    with run_local._alone(workdir), pytest.raises(UsageError, match="in use by another run"), run_local._alone(workdir):
+        pass
+    with run_local._alone(workdir):
+        pass
+
+
+def test_what_cannot_be_judged_is_not_published(
+    cycle: Cycle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.publish.run", None)  # called, it would fail
+    path = Path(cycle.model) / "evaluation.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "buyers": 0}))
+    try:
+        assert run_local.main(features_data.shop_arguments()) == 2
+    finally:
+        path.write_text(before)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: nobody bought in the 90 days after ")
 
 
 # --- The plan -------------------------------------------------------------------------------------------------------
@@ -180,6 +203,15 @@ def test_equal_arguments_find_their_run_again_and_others_do_not(tmp_path: Path) 
     assert len(runs) == len(others) + 2
 
 
+def test_other_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs of the code before an edit must not pass for those of the code after it."""
+    before = plan()
+    monkeypatch.setattr("transforms.version.source_fingerprint", lambda: "edited")
+    after = plan()
+    assert after.run_directory != before.run_directory
+    assert plan() == after
+
+
 def test_only_what_was_given_is_handed_on() -> None:
     assert plan().orders_arguments == ()
     assert plan("--buckets", 7, "--csv_encoding", "latin-1").orders_arguments == (
@@ -208,7 +240,7 @@ def test_paths_do_not_depend_on_where_a_step_runs() -> None:
         (["--cutoff", "2011-08-24"], "--cutoff 2011-08-24 leaves no orders on one side"),
         (["--cutoff", "2011-08-01"], "--horizon_days 90 from --cutoff 2011-08-01 reaches past the last order day 2011-08-23: accepted is at most 23"),
         (["--training_snapshots", "0"], "argument --training_snapshots: '0' is not usable: accepted is a whole number"),
-        (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["--seed", "x"], "argument --seed: 'x' is not usable: accepted is a whole number from 0"),
         (["--horizon", "9"], "unrecognized arguments: --horizon 9"),
         (["--orders", "absent.csv"], "--orders 'absent.csv' is not usable"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import sys
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def test_the_steps_in_order() -> None:
         ("features 2011-01-01", "pipelines.features"),
         ("train", "trainer.task"),
         ("predict 2011-04-01", "pipelines.predict"),
-        ("publish", "pipelines.publish"),
         ("report", "trainer.report"),
+        ("publish", "pipelines.publish"),
     ]
 
 
@@ -71,7 +72,7 @@ def test_what_is_asked_of_the_orders_reaches_every_reader() -> None:
 
 def test_a_command_is_what_a_person_could_type() -> None:
     step = cycle().steps()[0]
-    assert shlex.split(step.command) == ["python", "-m", step.module, *step.arguments]
+    assert shlex.split(step.command) == [sys.executable, "-m", step.module, *step.arguments]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transforms.errors import UsageError
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
     "pipelines.features", "pipelines.predict", "pipelines.publish", "trainer.task", "trainer.report",
-    "serving.lookup", "orchestration.run_local", "orchestration.demo",
+    "serving.lookup", "orchestration.run_local", "orchestration.demo", "benchmarks.features",
 )  # fmt: skip
 HELP_CPU_SECONDS = 0.5
 

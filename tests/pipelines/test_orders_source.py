@@ -212,7 +212,7 @@ def test_only_malformed_lines(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b"", "not readable: Empty CSV file"),
-        (b"customer_id,ordered_at,amount\n", "has 0 lines, none with a usable ordered_at: accepted is ISO 8601"),
+        (b"customer_id,ordered_at,amount\n", "has no lines: accepted is at least one order line"),
         (b"customer_id,ordered_at,amount\na,soon,1\nb,,1\n", "has 2 lines, none with a usable ordered_at"),
         (b"customer_id,when,amount\na,2012-02-02,1\n", "has no column ordered_at: name it by --columns ordered_at=...; it has customer_id, when, amount"),
         (b"customer_id,ordered_at,quantity\na,2012-02-02,1\n", "has no column amount (or both quantity and unit_price)"),
@@ -280,7 +280,23 @@ def test_a_wrong_type_is_named_with_what_is_accepted(
 def test_files_that_differ_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", TYPED)
     write_parquet(tmp_path / "b.parquet", TYPED.drop_columns("country"))
-    assert "b.parquet holds other columns or types than" in refused(tmp_path)
+    assert "b.parquet holds country as no column (not large_string), unlike" in refused(tmp_path)
+
+
+def test_the_end_of_the_data_is_not_believed_when_it_lies_in_the_future(tmp_path: Path) -> None:
+    source = inspect(write_parquet(tmp_path / "orders.parquet", TYPED))
+    assert source.trusted_end(source.last_day) == source.end
+    with pytest.raises(UsageError, match="after today"):
+        source.trusted_end(source.last_day - datetime.timedelta(days=1))
+
+
+def test_zoned_nanoseconds_are_cut_off_even_where_the_clock_repeats_an_hour(tmp_path: Path) -> None:
+    """2022-10-30 02:30 comes twice in Berlin: at 00:30 and at 01:30 UTC."""
+    nanoseconds = [1_667_089_800_000_000_999, 1_667_093_400_000_000_999]
+    column = pa.array(nanoseconds, pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns", "Europe/Berlin"))
+    table = pa.table({"customer_id": ["a", "a"], "ordered_at": column, "amount": [1, 2]})
+    read = lines_of(inspect(write_parquet(tmp_path / "orders.parquet", table)))
+    assert [row["ordered_at"].timestamp() for row in read] == [1_667_089_800, 1_667_093_400]
 
 
 # --- --columns ------------------------------------------------------------------------------------------------------

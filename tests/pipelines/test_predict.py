@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from orchestration.steps import Cycle
 from pipelines import features, predict
+from tests import brute_force
 from tests.order_strategies import line
 from tests.pipelines import features_data
 from tests.pipelines.features_data import SHOP_END, SHOP_HORIZON_DAYS, read_rows, refused, stamps, write_csv
@@ -133,12 +135,42 @@ def test_nothing_after_as_of_is_seen(cycle: Cycle, earlier: Path) -> None:
     assert later and lines["excluded"] == {"after_window": later} and lines["used"] == len(days) - later
 
 
+def keep_customers(monkeypatch: pytest.MonkeyPatch) -> list[pa.Table]:
+    """Gets the customers behind a prediction, whose scratch space stays."""
+    kept: list[pa.Table] = []
+
+    def read(output: str, *_: str) -> None:
+        (customers,) = Path(output).glob("_temp*/customers")
+        kept.append(read_rows(customers))
+
+    monkeypatch.setattr("pipelines.snapshot_job.clear_scratch", read)
+    return kept
+
+
+def test_a_model_of_limited_history_sees_no_more(cycle: Cycle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The customers behind a prediction are those of the features snapshot of the same day and history."""
+    days = 120
+    shutil.copytree(cycle.model, tmp_path / "model")
+    manifest = storage.read_manifest(cycle.model, "model") | {"history_days": days}
+    (tmp_path / "model" / storage.MANIFEST).write_text(json.dumps(manifest))
+    window = ["--cutoff", str(cycle.cutoff), "--horizon_days", str(SHOP_HORIZON_DAYS), "--history_days", str(days)]
+    snapshot = tmp_path / "features"
+    orders = ["--orders", features_data.shop_file(), "--output", str(snapshot)]
+    features.run([*orders, *window, "--reuse_transform", cycle.features(cycle.training_cutoffs[0])])
+    no_labels = dict.fromkeys(schema.names(schema.LABELS))
+    expected = {row["customer_id"]: row | no_labels for row in read_rows(snapshot / "raw").to_pylist()}
+
+    kept = keep_customers(monkeypatch)
+    made = predict.run(arguments(str(tmp_path / "model"), tmp_path / "predictions", "--as_of", cycle.cutoff))
+    brute_force.assert_equal(expected, kept[0])
+    assert made["history_days"] == days and made["lines"]["excluded"]["before_history"] > 0
+    everyone = read_rows(f"{cycle.features(cycle.cutoff)}/raw")
+    assert made["rows"] == len(expected) < everyone.num_rows
+
+
 def test_predictions_need_no_labels(cycle: Cycle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The snapshot behind a prediction has none, whatever was ordered later."""
-    kept: list[pa.Table] = []
-    monkeypatch.setattr(
-        "pipelines.snapshot_job.clear_scratch", lambda output: kept.append(read_rows(f"{output}/_temp/customers"))
-    )
+    kept = keep_customers(monkeypatch)
     predict.run(arguments(cycle.model, tmp_path / "predictions", "--as_of", cycle.cutoff))
     assert kept and kept[0].num_rows
     for name in schema.names(schema.LABELS):

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,13 @@ class Place:
         """Writes a finished predictions directory, one Parquet file a list of rows."""
         directory = str(self.root / name)
         storage.begin(directory, "predictions", {"name": name})
+        parts = []
         for index, rows in enumerate(files):
             table = pa.Table.from_pylist(rows, schema=schema.arrow_schema(schema.PREDICTIONS))
-            pq.write_table(table, f"{directory}/part-{index:05d}.parquet")
-        content = {"rows": sum(map(len, files)), "as_of": as_of, "horizon_days": 90, "model_version": "m1"} | manifest
+            parts.append(storage.write_parquet(table, f"{directory}/part-{index:05d}.parquet"))
+        content = {
+            "rows": sum(map(len, files)), "as_of": as_of, "horizon_days": 90, "model_version": "m1", "parts": parts,
+        } | manifest  # fmt: skip
         storage.finish(directory, "predictions", {"name": name}, content)
         return directory
 
@@ -217,7 +221,7 @@ def test_unusable_directories_are_refused_before_anything_is_written(
     cases = {
         str(place.root / "missing"): "it has no manifest.json",
         half: "it has no manifest.json",
-        lost: "has 1 rows in its files, but its manifest says 2",
+        lost: "part-00001.parquet is missing; make it anew",
         typed: "has decile as int32, accepted is int64",
         narrow: "lacks the column value_p90",
         wide: "has the columns ['note'] too",
@@ -375,6 +379,54 @@ def test_a_lost_batch_is_noticed(
         patch.setattr(SqliteStore, "write", lossy)
         assert "holds 1 staged rows, expected are 2" in place.refused(capsys, directory)
     assert place.publish(directory)["rows"] == 2
+
+
+def test_a_file_that_changes_while_it_is_published_is_noticed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = place.predictions("p", [prediction("c1")], [prediction("c2"), prediction("c3")])
+    part = f"{directory}/part-00001.parquet"
+    original = pq.read_table(part)
+    during("build_pipeline", lambda: pq.write_table(original.slice(1), part), monkeypatch)
+    assert "gave 2 rows, its manifest says 3" in place.refused(capsys, directory)
+    assert place.served("c1", "c3") == {}
+    pq.write_table(original, part)
+    assert place.publish(directory)["rows"] == 3
+
+
+def test_of_two_processes_replacing_one_partition_the_later_waits(tmp_path: Path) -> None:
+    """The second comes while the first, already found to be the latest, is about to move its file into place."""
+    warehouse = LocalWarehouse(str(tmp_path))
+    target = Path(warehouse.path(AS_OF))
+    program = (
+        "import sys; from pipelines.warehouse import LocalWarehouse; from tests.pipelines import test_publish as t\n"
+        "rows = [t.partition(t.prediction('c1', 2.0))]\n"
+        "assert LocalWarehouse(sys.argv[1]).replace(t.AS_OF, 'second', rows, lambda: True)"
+    )
+    started: list[subprocess.Popen[bytes]] = []
+
+    def is_latest() -> bool:
+        second = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+        started.append(second)
+        while second.poll() is None and not list(target.parent.glob("_second.*")):
+            time.sleep(0.01)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(1)  # ample for renaming a file
+        return True
+
+    try:
+        assert warehouse.replace(AS_OF, "first", [partition(prediction("c1", 1.0))], is_latest)
+        assert started[0].wait(60) == 0
+    finally:
+        started[0].kill()
+        started[0].wait()
+    assert warehouse.holds(AS_OF, "second")
+    assert pq.ParquetFile(target).read()["predicted_value"].to_pylist() == [2.0]
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def partition(*rows: dict[str, Any]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), schema.arrow_schema(schema.PREDICTIONS))
 
 
 def test_as_a_command_on_the_direct_runner(place: Place) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from transforms import schema, storage
 
@@ -166,16 +165,22 @@ def write_features(
     cutoff: datetime.date = CUTOFF, horizon_days: int = 90, history_days: int | None = None, fingerprint: str = "f1",
 ) -> str:  # fmt: skip
     """A finished features directory: raw/, transformed/, transform_fn/ and the manifest."""
-    arguments = {"cutoff": cutoff.isoformat(), "horizon_days": horizon_days, "history_days": history_days}
+    arguments = {
+        "cutoff": cutoff.isoformat(), "horizon_days": horizon_days, "history_days": history_days,
+        "schema_fingerprint": schema.fingerprint(schema.CUSTOMERS),
+    }  # fmt: skip
     storage.begin(str(directory), "features", arguments)
     for folder, table in (("raw", customers), ("transformed", transformed)):
-        path = Path(directory) / folder
-        path.mkdir()
         half = table.num_rows // 2
-        pq.write_table(table.slice(0, half), path / "part-00000-of-00002.parquet")
-        pq.write_table(table.slice(half), path / "part-00001-of-00002.parquet")
+        parts = [
+            storage.write_parquet(rows, f"{directory}/{folder}/part-0000{i}-of-00002.parquet")
+            for i, rows in enumerate((table.slice(0, half), table.slice(half)))
+        ]
     shutil.copytree(transform_output, Path(directory) / "transform_fn")
     storage.finish(
-        str(directory), "features", arguments, {"rows": customers.num_rows, "transform_fingerprint": fingerprint}
+        str(directory),
+        "features",
+        arguments,
+        {"rows": customers.num_rows, "parts": parts, "transform_fingerprint": fingerprint},
     )
     return str(directory)

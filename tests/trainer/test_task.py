@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainer import task
 from transforms import schema
 
 DAY = datetime.timedelta(days=1)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(world: World, output: Path, *, features: list[str] | None = None, evaluation: str | None = None, seed: int = 3, epochs: int = 5) -> int:  # fmt: skip
@@ -67,6 +69,24 @@ def test_the_same_seed_repeats_the_metrics_and_another_seed_is_another_model(wor
     assert again["model_version"] == first["model_version"] != other["model_version"]
     assert again["metrics"] == first["metrics"] != other["metrics"]
     assert read(world.model, "evaluation.json") == read(tmp_path / "again", "evaluation.json")
+
+
+def test_another_process_trains_the_same_model(world: World, tmp_path: Path) -> None:
+    """Nothing of a process decides: its hash seed, what it trained before, the order in which it imported."""
+    again = tmp_path / "again"
+    command = [
+        sys.executable, "-m", "trainer.task", "--features", world.training, "--evaluation", world.evaluation,
+        "--output", str(again), "--epochs", "5", "--seed", "3",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("manifest.json", "evaluation.json"):
+        first, second = read(world.model, name), read(again, name)
+        assert second.get("metrics") == first.get("metrics") and second.get("models") == first.get("models")
+    rows = [pq.read_table(Path(directory, "evaluation.parquet")) for directory in (world.model, again)]
+    assert rows[0].equals(rows[1])
+    assert read(again, "manifest.json")["model_version"] == read(world.model, "manifest.json")["model_version"]
 
 
 def test_running_again_does_nothing_and_other_arguments_are_refused(

@@ -181,6 +181,39 @@ def test_a_train_split_of_identical_customers_silences_everything(tmp_path: Any)
     assert not any(table[name].to_numpy().any() for name in [*preprocessing.numeric_outputs(), "country"])
 
 
+def test_beyond_the_training_range(tmp_path: Any) -> None:
+    """Customers of a later snapshot: money and counts end at the train split's range, durations do not.
+
+    What is missing in all of the train split has no range: present later, it has no effect.
+    """
+    unknown = "value_year_ago"
+    train = replace(features_fixture.simulate(60, seed=5), "split", ["train"] * 60)
+    train = replace(train, unknown, [None] * 60)
+    columns = [c for c in preprocessing.numeric_inputs() if c.name != unknown and pc.max(train[c.name]).as_py()]
+    of = {scale: [c.name for c in columns if c.model_input is scale] for scale in (Scale.LOG, Scale.DURATION)}
+    assert len(of[Scale.LOG]) > 5 and len(of[Scale.DURATION]) > 2
+
+    def later(factor: int, value: Decimal | None) -> pa.Table:
+        """One customer with each column's largest value of the train split, so many times."""
+        table = train.slice(0, 1)
+        for column in columns:
+            table = replace(table, column.name, [pc.max(train[column.name]).as_py() * factor])
+        return replace(table, unknown, [value])
+
+    jobs = [
+        (later(factor, value), 1) for factor, value in ((1, None), (3, None), (1, Decimal("1e6")), (1, Decimal(-3)))
+    ]
+    largest, beyond, *known = features_fixture.analyze_and_transform(train, jobs, str(tmp_path / "output"))
+    score = {name: (largest[name][0].as_py(), beyond[name][0].as_py()) for name in largest.schema.names[4:]}
+    for name in of[Scale.LOG]:
+        assert score[name][0] == score[name][1] > 0, name
+    for name in of[Scale.DURATION]:
+        assert score[name][0] + 0.1 < score[name][1] < preprocessing.CLIP, name
+    for table in known:
+        assert table.equals(largest)
+    assert score[unknown] == score[unknown + "_missing"] == (0.0, 0.0)
+
+
 def test_labels_split_and_ids_are_not_inputs() -> None:
     spec = preprocessing.raw_feature_spec()
     assert set(spec) == {column.name for column in schema.FEATURES if column.model_input}

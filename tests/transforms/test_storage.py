@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,8 +87,38 @@ def test_other_arguments_are_refused(directory: str, arguments: dict[str, object
 def test_a_half_finished_directory_is_emptied(directory: str) -> None:
     storage.begin(directory, "features", ARGUMENTS)
     storage.write_bytes(storage.join(directory, "raw", "leftover.parquet"), b"half")
-    assert storage.begin(directory, "features", {**ARGUMENTS, "cutoff": "2013-01-01"}) is None
+    with pytest.raises(UsageError, match=r"half-finished step with other arguments \(cutoff was"):
+        storage.begin(directory, "features", {**ARGUMENTS, "cutoff": "2013-01-01"})
+    assert storage.begin(directory, "features", ARGUMENTS) is None
     assert [Path(path).name for path in storage.list_files(directory)] == [storage.STARTED]
+
+
+def test_an_overtaken_attempt_cannot_finish(directory: str) -> None:
+    storage.begin(directory, "features", ARGUMENTS, "first")
+    storage.begin(directory, "features", ARGUMENTS, "second")
+    with pytest.raises(UsageError, match="begun anew by another run"):
+        storage.finish(directory, "features", ARGUMENTS, {"rows": 3}, "first")
+    made = storage.finish(directory, "features", ARGUMENTS, {"rows": 3}, "second")
+    assert storage.read_manifest(directory, "features") == made
+    # The engine may repeat the last bundle of a job; another result may not take its place.
+    assert storage.finish(directory, "features", ARGUMENTS, {"rows": 3}, "second") == made
+    with pytest.raises(UsageError, match="finished by another run"):
+        storage.finish(directory, "features", ARGUMENTS, {"rows": 4}, "third")
+
+
+def test_parts_are_those_of_the_manifest(directory: str) -> None:
+    table = pa.table({"customer_id": ["a", "b"]})
+    parts = [storage.write_parquet(table, storage.join(directory, "raw", f"part-{i}.parquet")) for i in range(2)]
+    assert [part["rows"] for part in parts] == [2, 2] and parts[0]["sha256"] == parts[1]["sha256"]
+    raw = storage.join(directory, "raw")
+    assert [Path(path).name for path in storage.list_parts(raw, {"parts": parts})] == [
+        "part-0.parquet",
+        "part-1.parquet",
+    ]
+    with pytest.raises(UsageError, match=r"part-1\.parquet does not belong to it"):
+        storage.list_parts(raw, {"parts": parts[:1]})
+    with pytest.raises(UsageError, match=r"part-9\.parquet is missing"):
+        storage.list_parts(raw, {"parts": [*parts, {"name": "part-9.parquet"}]})
 
 
 def test_a_foreign_directory_is_refused_and_untouched(directory: str) -> None:

@@ -1,0 +1,176 @@
+"""The last step of features and predict: every line accounted for, and nothing completed before it is written."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import features, options, predict, snapshot_job
+from pipelines.snapshot_job import Ledger
+from tests.pipelines import features_data
+from transforms import storage
+from transforms.customer_features import Snapshot
+from transforms.errors import UsageError
+
+# --- The ledger -----------------------------------------------------------------------------------------------------
+
+HONEST = {
+    ("read", ""): 10, ("routed", ""): 7, ("used", ""): 6,
+    ("excluded", "after_window"): 2, ("excluded", "no_order_before_cutoff"): 1, ("dead_letters", "bad_amount"): 1,
+    ("customers", "train"): 3, ("customers", "test"): 1,
+}  # fmt: skip
+
+
+def ledger(**changes: int) -> Ledger:
+    """The ledger of HONEST with counts changed, each named by its kind or, within a kind, by its reason."""
+    counts = {key: changes.get(key[1] or key[0], count) for key, count in HONEST.items()}
+    return Ledger.of(list(counts.items()))
+
+
+def test_lines_that_add_up_are_told_by_what_became_of_them() -> None:
+    assert ledger().lines() == {
+        "read": 10,
+        "used": 6,
+        "excluded": {"after_window": 2, "no_order_before_cutoff": 1},
+        "dead_letters": {"bad_amount": 1},
+    }
+    assert ledger().customers == {"train": 3, "test": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"read": 11},  # lost on the way to cleaning
+        {"read": 9},  # read once, there twice
+        {"routed": 8, "used": 7},  # in two buckets
+        {"routed": 6, "used": 5},  # lost on the way to its bucket
+        {"routed": 6},  # used, but in no bucket
+        {"used": 5},  # in its bucket, but not aggregated
+        {"used": 7},  # aggregated twice
+        {"bad_amount": 2},  # two dead letters of one line
+        {"after_window": 1},
+        {"no_order_before_cutoff": 0},
+    ],
+    ids=str,
+)
+def test_a_line_lost_or_counted_twice_is_a_defect(changes: dict[str, int]) -> None:
+    with pytest.raises(RuntimeError, match="lines do not add up"):
+        ledger(**changes)
+
+
+def test_no_customer_at_all_is_bad_input_and_no_defect() -> None:
+    nobody = {"train": 0, "test": 0, "used": 0, "no_order_before_cutoff": 7}
+    with pytest.raises(UsageError, match="no customer has a usable order before the cutoff: 10 lines read"):
+        ledger(**nobody)
+
+
+# --- What the manifest waits for ------------------------------------------------------------------------------------
+
+
+def steps_before(pipeline: Any, last: str) -> tuple[set[str], set[str]]:
+    """(all steps, those whose elements reach the step ``last``, as its input or a side input): full names."""
+    graph = pipeline.to_runner_api().components
+    steps = {
+        step.unique_name: step
+        for step in graph.transforms.values()
+        # Neither composites nor what only hands its input on.
+        if not step.subtransforms and not set(step.outputs.values()) & set(step.inputs.values())
+    }
+    maker = {made: name for name, step in steps.items() for made in step.outputs.values()}
+    (at,) = [name for name in steps if last in name.split("/")]
+    reached: set[str] = set()
+    open_ends = [at]
+    while open_ends:
+        for collection in steps[open_ends.pop()].inputs.values():
+            if maker[collection] not in reached:
+                reached.add(maker[collection])
+                open_ends.append(maker[collection])
+    return set(steps), reached
+
+
+def build(module: Any, directory: Path, *arguments: Any) -> Any:
+    """The graph of the command on the shop, not run."""
+    argv = ["--orders", features_data.shop_file(), "--output", str(directory), *map(str, arguments)]
+    parse = module.FeaturesOptions.parse if module is features else module.PredictOptions.parse
+    parsed, beam_arguments = parse(argv)
+    source = snapshot_job.open_source(parsed.orders, None, ",", "utf8")
+    cutoff = datetime.date(2011, 1, 1)
+    snapshot = Snapshot(cutoff, features_data.SHOP_HORIZON_DAYS, labels=module is features)
+    beam_options = options.pipeline_options(beam_arguments)
+    return module.build_pipeline(parsed, beam_options, source, snapshot, {"model_version": "m"})
+
+
+WINDOW = ("--cutoff", "2011-01-01", "--horizon_days", features_data.SHOP_HORIZON_DAYS)
+
+
+def analysed() -> str:
+    """The features directory of the shop whose transform is its own."""
+    cycle = features_data.shop_cycle()
+    return cycle.features(cycle.training_cutoffs[0])
+
+
+@pytest.mark.parametrize(
+    ("command", "writers"),
+    [
+        ("features", ["AggregateBucket", "WriteDeadLetters", "WriteTransform", "WriteTransformed"]),
+        ("features again", ["AggregateBucket", "WriteDeadLetters", "WriteTransformed"]),
+        ("predict", ["AggregateBucket", "WriteDeadLetters", "Score", "AddDeciles"]),
+    ],
+)
+def test_the_manifest_waits_for_every_writer(command: str, writers: list[str], tmp_path: Path) -> None:
+    if command == "predict":
+        pipeline = build(predict, tmp_path, "--model", features_data.shop_cycle().model)
+    else:
+        reuse = ("--reuse_transform", analysed()) if command == "features again" else ()
+        pipeline = build(features, tmp_path, *WINDOW, *reuse)
+    steps, reached = steps_before(pipeline, "WriteManifest")
+    for writer in writers:
+        of_writer = {name for name in steps if writer in name.split("/")}
+        assert of_writer, f"no step is called {writer}"
+        assert of_writer <= reached, f"the manifest does not wait for {sorted(of_writer - reached)}"
+
+
+# --- Scratch space --------------------------------------------------------------------------------------------------
+
+
+def names(directory: str | Path) -> set[str]:
+    return {path.name for path in Path(directory).iterdir()}
+
+
+def scratch(directory: str | Path) -> set[str]:
+    """The kinds of scratch space in an output: ``_buckets`` and ``_temp``, of whatever attempt."""
+    return {name.split("-")[0] for name in names(directory) if name.startswith("_")} - {storage.STARTED}
+
+
+def test_scratch_space_is_gone_after_success() -> None:
+    cycle = features_data.shop_cycle()
+    for directory in (*map(cycle.features, (*cycle.training_cutoffs, cycle.cutoff)), cycle.predictions):
+        assert storage.MANIFEST in names(directory)
+        assert not scratch(directory)
+
+
+@pytest.mark.parametrize("command", ["features", "predict"])
+def test_scratch_space_is_gone_after_a_failure(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fills up while everything but the manifest is written."""
+    cycle, output = features_data.shop_cycle(), tmp_path / "out"
+    before: list[set[str]] = []
+
+    def full(counts: Any) -> Ledger:
+        before.append(scratch(output))
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Ledger, "of", full)
+    argv = ["--orders", features_data.shop_file(), "--output", str(output)]
+    with pytest.raises(Exception, match="No space left on device"):
+        if command == "features":
+            features.run([*argv, *map(str, WINDOW), "--reuse_transform", analysed()])
+        else:
+            predict.run([*argv, "--model", cycle.model])
+    # tf.Transform needs its space only to analyse.
+    expected = {"_buckets"} if command == "features" else {"_buckets", "_temp"}
+    assert before and all(expected <= seen for seen in before)
+    assert storage.STARTED in names(output) and storage.MANIFEST not in names(output)
+    assert not scratch(output)
