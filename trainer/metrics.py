@@ -181,10 +181,12 @@ def spearman(actual: Array, predicted: Array, seed: int = 0, weight: Array | Non
     """Spearman's rank correlation; ties in the prediction are broken at random, ties in the labels share a rank.
 
     Shared ranks in the prediction would reward a model for calling its lowest 70% equal: most of them did
-    buy the same, nothing. Broken at random, not knowing earns nothing.
+    buy the same, nothing. Broken at random, not knowing earns nothing: on average, and exactly nothing where
+    all customers are predicted the same.
     """
     tie_break = np.random.default_rng(seed).permutation(len(actual)).astype(np.float64)
-    return rank_correlation(mid_ranks(actual, weight), predicted, tie_break, weight)
+    correlation = rank_correlation(mid_ranks(actual, weight), predicted, tie_break, weight)
+    return correlation * 0 if np.ptp(predicted) == 0 else correlation  # * 0: undefined (NaN) stays undefined
 
 
 def rmse(actual: Array, predicted: Array, weight: Array | None = None) -> Array:
@@ -237,7 +239,8 @@ def pit_at_levels(
     model assessment for count data"): uniform for a perfect forecast although F jumps at 0. Knowing F only at
     0 and at three quantiles is enough to know its share below a level l *exactly*, with V integrated out:
     a label of 0 has a PIT uniform on [0, P0] and counts min(1, l / P0); a positive label counts 1 when
-    it is at most the l-quantile. P0 is 1 - purchase_probability.
+    it is at most the l-quantile. P0 is taken as 1 - purchase_probability, which leaves out the few customers
+    whose orders of the horizon are all returned: an order day, and no value.
 
     Args:
       quantiles: (3, n), the forecasts of ``LEVELS``.
