@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime
 import sys
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     options, beam_arguments = FeaturesOptions.parse(argv)
     beam_options = shared.pipeline_options(beam_arguments)
 
-    from pipelines import run_job, snapshot_job
+    from pipelines import snapshot_job
     from transforms import storage
 
     source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
@@ -94,19 +93,10 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["transform"] = reused and reused["transform_fingerprint"]
-    attempt = uuid.uuid4().hex[:12]
-    manifest = storage.begin(options.output, KIND, arguments, attempt)
-    if manifest:
-        print(f"features: {options.output} is already complete", file=sys.stderr)
-        return manifest
-    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments, attempt)
-    try:
-        run_job.execute(pipeline, KIND)
-    finally:
-        snapshot_job.clear_scratch(options.output, attempt)
-    manifest = storage.read_manifest(options.output, KIND)
-    snapshot_job.report(KIND, manifest, options.output)
-    return manifest
+    return snapshot_job.make(
+        options.output, KIND, arguments,
+        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt),
+    )  # fmt: skip
 
 
 def build_pipeline(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import datetime
 import sys
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     options, beam_arguments = PredictOptions.parse(argv)
     beam_options = shared.pipeline_options(beam_arguments)
 
-    from pipelines import run_job, snapshot_job
+    from pipelines import snapshot_job
     from transforms import schema, storage
     from transforms.customer_features import Snapshot
 
@@ -89,19 +88,10 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     snapshot = Snapshot(as_of, model["horizon_days"], model["history_days"], labels=False)
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["model_version"] = model["model_version"]
-    attempt = uuid.uuid4().hex[:12]
-    manifest = storage.begin(options.output, KIND, arguments, attempt)
-    if manifest:
-        print(f"predictions: {options.output} is already complete", file=sys.stderr)
-        return manifest
-    pipeline = build_pipeline(options, beam_options, source, snapshot, arguments, attempt)
-    try:
-        run_job.execute(pipeline, KIND)
-    finally:
-        snapshot_job.clear_scratch(options.output, attempt)
-    manifest = storage.read_manifest(options.output, KIND)
-    snapshot_job.report(KIND, manifest, options.output)
-    return manifest
+    return snapshot_job.make(
+        options.output, KIND, arguments,
+        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt),
+    )  # fmt: skip
 
 
 def build_pipeline(

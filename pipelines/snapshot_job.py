@@ -10,14 +10,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, PCollection
 
-from pipelines import orders_source
+from pipelines import orders_source, run_job
 from transforms import aggregate, progress, schema, storage
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
@@ -257,6 +258,26 @@ def write_manifest(
             *map(AsList, written),
         )
     )
+
+
+def make(output: str, kind: str, arguments: dict[str, Any], build: Callable[[str], beam.Pipeline]) -> dict[str, Any]:
+    """Runs the job that ``build`` makes for an attempt, unless its output is there already; returns the manifest.
+
+    Raises:
+      UsageError: the output holds something else, or the orders turn out unusable on the way.
+    """
+    attempt = uuid.uuid4().hex[:12]
+    manifest = storage.begin(output, kind, arguments, attempt)
+    if manifest:
+        print(f"{kind}: {output} is already complete", file=sys.stderr)
+        return manifest
+    try:
+        run_job.execute(build(attempt), kind)
+    finally:
+        clear_scratch(output, attempt)
+    manifest = storage.read_manifest(output, kind)
+    report(kind, manifest, output)
+    return manifest
 
 
 def report(kind: str, manifest: dict[str, Any], output: str) -> None:
