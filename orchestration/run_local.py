@@ -49,10 +49,8 @@ def _parser() -> ArgumentParser:
         "--as_of", type=shared.date,
         help="the predictions' date, YYYY-MM-DD: orders before it are seen (default: the day after the last order)",
     )  # fmt: skip
-    parser.add_argument("--horizon_days", type=shared.positive, required=True, help="how far ahead to forecast")
-    parser.add_argument(
-        "--history_days", type=shared.positive, help="how far back features look (default: all history)"
-    )
+    parser.add_argument("--horizon_days", type=shared.days, required=True, help="how far ahead to forecast")
+    parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
     parser.add_argument(
         "--training_snapshots", type=shared.positive, default=2, metavar="N",
         help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",

@@ -53,12 +53,12 @@ class FeaturesOptions:
         )
         parser.add_argument(
             "--horizon_days",
-            type=shared.positive,
+            type=shared.days,
             required=True,
             help="whole days after the cutoff whose value is the label",
         )
         parser.add_argument(
-            "--history_days", type=shared.positive, help="how far back features look (default: all history)"
+            "--history_days", type=shared.days, help="how far back features look (default: all history)"
         )
         parser.add_argument(
             "--output",

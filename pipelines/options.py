@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # and one without would run different engines.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _MOST_BUCKETS = 2**16 - 1
-_LARGEST = 10**5  # days of almost three centuries; beyond it no date could be computed
+_MOST_DAYS = 10**5  # almost three centuries; much beyond it no date could be computed
 # These run on the launching machine, so that their workers see the launcher's files.
 _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner", "BundleBasedDirectRunner"}
 
@@ -30,6 +30,12 @@ def date(text: str) -> datetime.date:
 
 def today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
+
+
+def days(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 1 to {_MOST_DAYS}")
+    return int(text)
 
 
 def seed(text: str) -> int:
@@ -48,8 +54,8 @@ def buckets(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 1 to {_LARGEST}")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number of at least 1")
     return int(text)
 
 

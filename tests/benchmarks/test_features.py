@@ -168,6 +168,11 @@ def test_same_seed_same_orders(tmp_path: Path, orders: str) -> None:
     assert not other.equals(again)
 
 
+def test_the_documented_size_is_accepted() -> None:
+    options = features.BenchmarkOptions.parse(["--customers", "1000000", "--orders", "10000000"])
+    assert (options.customers, options.orders) == (1_000_000, 10_000_000)
+
+
 def test_too_few_orders_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert features.main(["--customers=1000", "--orders=3999", f"--workdir={tmp_path}"]) == 2
     assert capsys.readouterr().err.splitlines() == [

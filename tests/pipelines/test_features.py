@@ -285,6 +285,7 @@ def test_unusable_orders(capsys: pytest.CaptureFixture[str], tmp_path: Path, con
         (["--csv_encoding", "klingon"], "unknown encoding: klingon"),
         (["--cutoff", "1.3.2012"], "argument --cutoff: '1.3.2012' is not usable: accepted is a date such as 2011-08-08"),
         (["--horizon_days", "0"], "argument --horizon_days: '0' is not usable: accepted is a whole number from 1 to 100000"),
+        (["--history_days", "99999999999"], "argument --history_days: '99999999999' is not usable"),
         (["--history_days", "x"], "argument --history_days: 'x' is not usable"),
         (["--buckets", "0"], "argument --buckets: '0' is not usable"),
         (["--cutoff", "2012-02-02"], "--cutoff 2012-02-02 leaves no orders on one side: accepted is a day after 2012-02-02 and not after 2012-04-30"),
