@@ -7,6 +7,7 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transforms.cli import MOST_SEED, whole_number
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ _MOST_DAYS = 10**5  # almost three centuries; much beyond it no date could be co
 _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner", "BundleBasedDirectRunner"}
 
 
+positive = whole_number(1)
+days = whole_number(1, _MOST_DAYS)
+seed = whole_number(0, MOST_SEED)
+# Bucket numbers travel as 16 bits; at the default size so many buckets hold 16 billion lines.
+buckets = whole_number(1, _MOST_BUCKETS)
+
+
 def date(text: str) -> datetime.date:
     try:
         return datetime.date.fromisoformat(text)
@@ -30,33 +38,6 @@ def date(text: str) -> datetime.date:
 
 def today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
-
-
-def days(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST_DAYS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 1 to {_MOST_DAYS}")
-    return int(text)
-
-
-def seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number from 0 to {2**31 - 1}")
-    return int(text)
-
-
-def buckets(text: str) -> int:
-    # Bucket numbers travel as 16 bits; at the default size so many buckets hold 16 billion lines.
-    if positive(text) > _MOST_BUCKETS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not usable: accepted is a whole number from 1 to {_MOST_BUCKETS}"
-        )
-    return int(text)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number of at least 1")
-    return int(text)
 
 
 def character(text: str) -> str:

@@ -12,17 +12,10 @@ import apache_beam as beam
 from transforms import deciles, progress, schema, storage
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
 # Rows the model sees at a time: past some thousands a larger batch is no faster, only larger.
 SCORED_ROWS = 16_384
-
-
-def _read(uri: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    filesystem, path = storage.resolve(uri)
-    return pq.read_table(path, filesystem=filesystem, columns=columns, filters=filters, use_threads=False)
 
 
 class Score(beam.DoFn):
@@ -39,7 +32,7 @@ class Score(beam.DoFn):
     def process(self, uri: str) -> Iterator[str]:
         import pyarrow as pa
 
-        customers = _read(uri, schema.names((schema.CUSTOMER_ID, *schema.model_inputs())))
+        customers = storage.read_parquet(uri, schema.names((schema.CUSTOMER_ID, *schema.model_inputs())))
         batches = customers.combine_chunks().to_batches(max_chunksize=SCORED_ROWS)
         scored = pa.Table.from_batches([self.predictor.predict(batch, self.as_of) for batch in batches])
         path = storage.join(self.directory, os.path.basename(uri))
@@ -53,18 +46,24 @@ def decile_starts(paths: list[str]) -> list[deciles.Boundary]:
     import numpy as np
     import pyarrow.compute as pc
 
-    values = np.concatenate([np.asarray(_read(path, ["predicted_value"])["predicted_value"]) for path in paths])
+    values = np.concatenate(
+        [np.asarray(storage.read_parquet(path, ["predicted_value"])["predicted_value"]) for path in paths]
+    )
 
     def ids_at(value: float) -> list[str]:
         same = pc.field("predicted_value") == value
-        return [id_ for path in paths for id_ in _read(path, ["customer_id"], same)["customer_id"].to_pylist()]
+        return [
+            id_
+            for path in paths
+            for id_ in storage.read_parquet(path, ["customer_id"], same)["customer_id"].to_pylist()
+        ]
 
     return deciles.boundaries(values, ids_at)
 
 
 def add_deciles(path: str, starts: list[deciles.Boundary], directory: str) -> dict[str, Any]:
     """Writes the part with its deciles under its final name, and returns what the manifest says of it."""
-    scored = _read(path)
+    scored = storage.read_parquet(path)
     decile = deciles.deciles(scored["predicted_value"].combine_chunks(), scored["customer_id"].combine_chunks(), starts)
     rows = scored.append_column("decile", decile).select(schema.names(schema.PREDICTIONS))
     final = storage.join(directory, os.path.basename(path))

@@ -146,15 +146,9 @@ def _check(forecasts: Mapping[str, np.ndarray]) -> None:
 
 
 def _load_ziln(model_dir: str, facts: Mapping[str, Any]) -> Predictor:
-    from pyarrow import fs
-
     tf = quiet_tensorflow.import_tensorflow()
-    remote = storage.join(model_dir, "saved_model")
-    with tempfile.TemporaryDirectory() as local:
-        # Through pyarrow, because TensorFlow opens gs:// only with a plug-in; the graph is in memory afterwards.
-        filesystem, path = storage.resolve(remote)
-        fs.copy_files(path, local, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-        saved_model = tf.saved_model.load(local)
+    with tempfile.TemporaryDirectory() as local:  # the graph is in memory afterwards
+        saved_model = tf.saved_model.load(storage.copy_directory(storage.join(model_dir, "saved_model"), local))
     signature = saved_model.signatures["raw"]
     return ZilnPredictor(int(facts["horizon_days"]), str(facts["model_version"]), signature, saved_model)
 

@@ -13,7 +13,6 @@ again does nothing; a half-written directory is made anew.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import predictor, snapshots
 from trainer.snapshots import Snapshot
 from transforms import quiet_tensorflow, storage
-from transforms.cli import ArgumentParser, exit_code
+from transforms.cli import MOST_SEED, ArgumentParser, exit_code, whole_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,24 +65,15 @@ class TaskOptions:
             help="ziln: a network for a zero-inflated lognormal value and a hurdle Poisson number of order days",
         )  # fmt: skip
         parser.add_argument(
-            "--seed", type=_whole(0), default=0, metavar="N",
+            "--seed", type=whole_number(0, MOST_SEED), default=0, metavar="N",
             help="of initial weights, shuffling and bootstrap: the same seed gives the same model",
         )  # fmt: skip
         parser.add_argument(
-            "--epochs", type=_whole(1), default=DEFAULT_EPOCHS, metavar="N",
+            "--epochs", type=whole_number(1), default=DEFAULT_EPOCHS, metavar="N",
             help="passes over the data at most; training stops earlier once the validation loss does not fall",
         )  # fmt: skip
         values = vars(parser.parse_args(argv))
         return cls(**{**values, "features": tuple(values["features"])})
-
-
-def _whole(least: int) -> Any:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) < 2**31:
-            raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number of at least {least}")
-        return int(text)
-
-    return parse
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -146,7 +136,7 @@ class _Task:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as local:
             trained, rows = _train(self.options, self.training, local)
-            _upload(os.path.join(local, "saved_model"), storage.join(self.options.output, "saved_model"))
+            storage.copy_directory(os.path.join(local, "saved_model"), storage.join(self.options.output, "saved_model"))
         version = model_version(self.options.model, trained, self.training)
         facts = self._facts(trained, rows, version)
         _say(f"judging {version} {self.judged_by} on {self.evaluation.uri}")
@@ -221,7 +211,7 @@ def _train(options: TaskOptions, training: Sequence[Snapshot], local: str) -> tu
     )  # fmt: skip
     _say(f"best of {len(trained.history)} epochs is {trained.best_epoch}")
     transform = os.path.join(local, "transform")
-    _download(storage.join(training[0].uri, "transform_fn"), transform)
+    storage.copy_directory(storage.join(training[0].uri, "transform_fn"), transform)
     export.export(trained, transform, os.path.join(local, "saved_model"))
     return trained, rows
 
@@ -240,22 +230,6 @@ def _evaluation_table(customers: pa.Table, predictions: pa.Table, baselines: dic
     columns = {name: customers[name] for name in ("customer_id", "future_value", "future_orders")}
     columns |= {name: predictions[name] for name in predictions.schema.names if name != "customer_id"}
     return pa.table({**columns, **{f"baseline_{name}": pa.array(values) for name, values in baselines.items()}})
-
-
-def _download(uri: str, directory: str) -> None:
-    """Copies a folder of any file system to this machine: TensorFlow opens gs:// only with a plug-in."""
-    from pyarrow import fs
-
-    filesystem, path = storage.resolve(uri)
-    fs.copy_files(path, directory, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-
-
-def _upload(directory: str, uri: str) -> None:
-    from pyarrow import fs
-
-    filesystem, path = storage.resolve(uri)
-    filesystem.create_dir(path, recursive=True)
-    fs.copy_files(directory, path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
 def _say(line: str) -> None:

@@ -42,8 +42,21 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+MOST_SEED = 2**31 - 1  # what every library that is seeded takes
 # What a person at the machine has to mend; any other OSError is a defect and keeps its traceback.
 _FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument's type: a whole number between the bounds."""
+    accepted = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number {accepted}")
+        return int(text)
+
+    return parse
 
 
 def exit_code(command: Callable[[], Any]) -> int:

@@ -106,6 +106,14 @@ def write_parquet(rows: pa.Table, uri: str) -> dict[str, Any]:
     return {"name": os.path.basename(path), "rows": rows.num_rows, "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def read_parquet(uri: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """One Parquet part, or the named columns of its rows that pass the filter."""
+    import pyarrow.parquet as pq
+
+    filesystem, path = resolve(uri)
+    return pq.read_table(path, filesystem=filesystem, columns=columns, filters=filters, use_threads=False)
+
+
 def list_parts(directory: str, manifest: dict[str, Any]) -> list[str]:
     """The paths of a finished directory's Parquet parts, as its manifest names them.
 
@@ -174,11 +182,15 @@ def delete_directory(directory: str) -> None:
 
 
 def copy_directory(source: str, target: str) -> str:
-    """Copies a directory of small files and returns the target."""
-    filesystem, root = resolve(source)
-    for path in list_files(source):
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            write_bytes(join(target, os.path.relpath(path, root)), stream.read())
+    """Copies a directory between any two file systems and returns the target.
+
+    Also what brings a SavedModel to this machine: TensorFlow opens gs:// only with a plug-in.
+    """
+    from pyarrow import fs
+
+    (filesystem, path), (target_filesystem, target_path) = resolve(source), resolve(target)
+    target_filesystem.create_dir(target_path, recursive=True)
+    fs.copy_files(path, target_path, source_filesystem=filesystem, destination_filesystem=target_filesystem)
     return target
 
 

@@ -41,12 +41,10 @@ class _ReadCustomers(beam.DoFn):
     def process(self, uri: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
         import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
         from transforms import record_batches
 
-        filesystem, path = storage.resolve(uri)
-        customers = pq.read_table(path, columns=_columns(), filesystem=filesystem, use_threads=False)
+        customers = storage.read_parquet(uri, _columns())
         if self.split:
             customers = customers.filter(pc.equal(customers["split"], self.split))
         if customers.num_rows:
