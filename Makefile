@@ -4,9 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# The first interpreter that really runs and has a usable version (a shim of an absent one does not).
-PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+EMULATORS := .venv-emulators
+EMULATORS_STAMP := $(EMULATORS)/.installed
+
+# $(call first-python,CANDIDATES,CONDITION): the first that really runs (a shim of an absent one does not) and whose
+# minor version meets the condition.
+first-python = $(shell for p in $(1); do \
+	$$p -c 'import sys; major, minor = sys.version_info[:2]; sys.exit(not (major == 3 and $(2)))' 2>/dev/null \
+		&& echo $$p && break; done)
+PYTHON ?= $(call first-python,python3.12 python3.13 python3.11 python3 python,11 <= minor <= 13)
+# pyenv keeps versions other than the current one out of the path.
+PYTHON_EMULATORS ?= $(call first-python,python3.13 python3.14 python3 python $(BIN)/python \
+	$(wildcard $(HOME)/.pyenv/versions/3.1[3-9]*/bin/python),minor >= 13)
+
+# $(call sync,ENVIRONMENT,LOCK): uv installs exactly what the lock says. A mirror that pip is told of is meant for uv
+# too; so are the machine's own certificates, where it has any.
+define sync
+	@UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$PIP_INDEX_URL}"; \
+		[ -n "$$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
+		sync() { VIRTUAL_ENV=$(1) $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode "$$@" $(2); }; \
+		sync --system-certs || sync
+endef
 
 # The checks import the whole tree; TensorFlow's C++ start-up messages help nobody there.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -14,10 +32,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock googlesql clean
+.PHONY: help setup demo test test-emulators lint lock googlesql emulators clean
 
 help: ## these lines
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## the environment in .venv, from requirements.lock
 
@@ -28,11 +46,7 @@ $(STAMP): requirements.lock
 	@# uv itself first, by pip, pinned by the same hashes; it then installs the rest in parallel.
 	@awk '/^[a-zA-Z0-9]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.lock
-	@# A mirror that pip is told of is meant for uv too; so are the machine's own certificates, where it has any.
-	@UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$PIP_INDEX_URL}"; \
-		[ -n "$$UV_DEFAULT_INDEX" ] && export UV_DEFAULT_INDEX || unset UV_DEFAULT_INDEX; \
-		sync() { VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode "$$@" requirements.lock; }; \
-		sync --system-certs || sync
+	$(call sync,$(VENV),requirements.lock)
 	@touch $@
 
 demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a customer's prediction
@@ -40,6 +54,20 @@ demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a custome
 
 test: setup googlesql ## set-up + every test that needs nothing but a plain machine
 	$(BIN)/python -m pytest
+
+test-emulators: setup emulators googlesql ## the tests against BigQuery and Cloud Storage emulators
+	$(BIN)/python -m pytest -m emulators
+
+emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)
+
+$(EMULATORS_STAMP): tests/emulators/requirements.lock tests/emulators/install_extensions.py | $(STAMP)
+	@test -n "$(PYTHON_EMULATORS)" || { echo "error: the emulators need Python 3.13 or newer and none was found: install one, or name it by PYTHON_EMULATORS=..."; exit 2; }
+	@test -x $(EMULATORS)/bin/python || $(PYTHON_EMULATORS) -m venv --without-pip $(EMULATORS)
+	@echo "setting up $(EMULATORS) with $$($(EMULATORS)/bin/python --version), about 1 GB"
+	$(call sync,$(EMULATORS),tests/emulators/requirements.lock)
+	@mkdir -p $(EMULATORS)/home
+	@HOME=$(CURDIR)/$(EMULATORS)/home $(EMULATORS)/bin/python tests/emulators/install_extensions.py
+	@touch $@
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
@@ -57,9 +85,11 @@ tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 			|| echo "npm could not install GoogleSQL: its tests will be skipped"; \
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
 
-lock: setup ## requirements.lock anew from pyproject.toml
+lock: setup ## requirements.lock anew from pyproject.toml, and the emulators'
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.13 --generate-hashes --overrides tests/emulators/overrides.txt \
+		--custom-compile-command "make lock" --output-file tests/emulators/requirements.lock tests/emulators/requirements.in
 
-clean: ## remove what make made, but not .venv
+clean: ## remove what make made, but not the environments
 	rm -rf work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
