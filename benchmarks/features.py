@@ -114,10 +114,10 @@ def ours_command(orders: str, output: str) -> list[str]:
 
 def plain_command(orders: str, output: str) -> list[str]:
     """The peer's command. Its SQL is compiled here: who writes SQL by hand does not wait for Ibis."""
-    from pipelines import orders_source
+    from pipelines import order_files
     from transforms.customer_features import Snapshot
 
-    source = orders_source.inspect(orders, orders_source.OrdersFormat())
+    source = order_files.inspect(orders, order_files.OrdersFormat())
     snapshot = Snapshot(order_file.CUTOFF, order_file.HORIZON_DAYS)
     sql = f"{output}.sql"
     with open(sql, "w", encoding="utf8") as file:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from pipelines.orders_source import OrdersSource
+    from pipelines.order_files import OrderFiles
     from transforms.customer_features import Snapshot
 
 # As in transforms/preprocessing.py, which cannot be imported without TensorFlow; the benchmark
@@ -72,7 +72,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     return {"rows": transformed.num_rows}
 
 
-def script(source: OrdersSource, snapshot: Snapshot, raw: str) -> str:
+def script(source: OrderFiles, snapshot: Snapshot, raw: str) -> str:
     """The same cleaning and the same features as in the Beam job, once over everything, as a DuckDB script.
 
     Args:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import hashlib
@@ -26,7 +27,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipelines import options as shared
-from transforms import version
+from pipelines import orders_arguments
+from pipelines.orders_arguments import OrdersArguments
+from transforms import storage, version
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError, rejected
 
@@ -34,12 +37,10 @@ if TYPE_CHECKING:
     from orchestration.steps import Cycle, Step
     from pipelines.orders_source import OrdersSource
 
-_ORDERS_ARGUMENTS = ("columns", "csv_delimiter", "csv_encoding", "buckets")
-
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("python -m orchestration.run_local", description=__doc__)
-    shared.add_orders_arguments(parser)
+    orders_arguments.add(parser)
     parser.add_argument(
         "--cutoff", type=shared.date,
         help="evaluation cutoff, YYYY-MM-DD: the model is judged on the horizon after it "
@@ -99,8 +100,6 @@ def _alone(workdir: str) -> Iterator[None]:
 
 
 def _require_judged(cycle: Cycle) -> None:
-    from transforms import storage
-
     evaluation = json.loads(storage.read_bytes(os.path.join(cycle.model, "evaluation.json")))
     if not evaluation["buyers"]:
         raise UsageError(
@@ -116,12 +115,9 @@ def plan(options: argparse.Namespace) -> Cycle:
       UsageError: the orders are unusable, or too short for the horizon.
     """
     from orchestration.steps import Cycle, training_cutoffs
-    from pipelines import orders_source
 
-    how = orders_source.OrdersFormat(
-        orders_source.parse_columns(options.columns), options.csv_delimiter, options.csv_encoding
-    )
-    source = orders_source.inspect(options.orders, how)
+    orders = OrdersArguments.take(options)
+    source = orders_arguments.open_orders(orders)
     as_of = options.as_of or source.trusted_end(shared.today())
     if not source.first_day < as_of <= source.end:
         raise rejected("--as_of", str(as_of), f"a day after {source.first_day}, up to {source.end}")
@@ -137,40 +133,41 @@ def plan(options: argparse.Namespace) -> Cycle:
             f"{source.last_day}: accepted is at most {(source.end - cutoff).days}, or an earlier cutoff"
         )
     workdir = os.path.abspath(options.workdir)
+    name = f"{as_of}-{_run_id(options, orders, source, cutoff)}"
+    run_directory = os.path.join(workdir, "runs", name)
     return Cycle(
-        orders=options.orders,
-        orders_arguments=tuple(_given(options)),
+        orders=_as_of_one_time(orders, source, run_directory),
         cutoff=cutoff,
         horizon_days=options.horizon_days,
         history_days=options.history_days,
         training_cutoffs=training_cutoffs(source.first_day, cutoff, options.horizon_days, options.training_snapshots),
         as_of=as_of,
         seed=options.seed,
-        run_directory=os.path.join(workdir, "runs", f"{as_of}-{_run_id(options, source, cutoff)}"),
+        run_directory=run_directory,
         serving="sqlite://" + os.path.join(workdir, "serving.db"),
         warehouse=os.path.join(workdir, "warehouse"),
         dead_letters=os.path.join(workdir, "dead_letters"),
     )
 
 
-def _given(options: argparse.Namespace) -> list[str]:
-    """The arguments about the orders' format that differ from their defaults."""
-    defaults = _parser()
-    return [
-        part
-        for name in _ORDERS_ARGUMENTS
-        if getattr(options, name) != defaults.get_default(name)
-        for part in (f"--{name}", str(getattr(options, name)))
-    ]
-
-
-def _run_id(options: argparse.Namespace, source: OrdersSource, cutoff: datetime.date) -> str:
+def _run_id(options: argparse.Namespace, orders: OrdersArguments, source: OrdersSource, cutoff: datetime.date) -> str:
     """Equal for equal orders, arguments and code: an interrupted run is found again, a changed model runs anew."""
     decisive = {
-        **vars(options), "cutoff": str(cutoff), "files": source.files, "workdir": None,
-        "code": version.source_fingerprint(),
+        **vars(options), "cutoff": str(cutoff), "orders": [source.identity, source.revision, orders.given()],
+        "workdir": None, "code": version.source_fingerprint(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _as_of_one_time(orders: OrdersArguments, source: OrdersSource, run_directory: str) -> tuple[str, ...]:
+    """The orders' arguments for every step of a run: tables are read as of one time, also after an interruption."""
+    if not orders.in_bigquery:
+        return tuple(orders.given())
+    path = os.path.join(run_directory, "snapshot_time")
+    if not os.path.exists(path):
+        storage.write_bytes(path, source.provenance["snapshot_time"].encode())
+    moment = storage.read_bytes(path).decode()
+    return tuple(dataclasses.replace(orders, snapshot_time=orders_arguments.instant(moment)).given())
 
 
 def run_step(step: Step, number: int, of: int) -> None:
@@ -191,7 +188,6 @@ def run_step(step: Step, number: int, of: int) -> None:
 def summarize(cycle: Cycle) -> None:
     """The evaluation table, where to look, and how to ask for one customer."""
     from trainer import task
-    from transforms import storage
 
     print(task.evaluation_table(storage.read_manifest(cycle.model, task.KIND), cycle.model))
     print(f"\nreport:  {cycle.report}")

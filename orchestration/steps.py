@@ -37,8 +37,7 @@ class Cycle:
     snapshot before the evaluation's, and the judge falls back to a split by customer.
     """
 
-    orders: str
-    orders_arguments: tuple[str, ...]  # --columns and the like, passed on as given
+    orders: tuple[str, ...]  # --orders, --columns and the like, passed on as given
     cutoff: datetime.date
     horizon_days: int
     history_days: int | None
@@ -69,7 +68,7 @@ class Cycle:
         return [*self._features_steps(), *self._model_steps()]
 
     def _features_steps(self) -> Iterator[Step]:
-        source = ("--orders", self.orders, *self.orders_arguments)
+        source = self.orders
         window = ["--horizon_days", str(self.horizon_days)]
         if self.history_days is not None:
             window += ["--history_days", str(self.history_days)]
@@ -85,7 +84,7 @@ class Cycle:
     def _model_steps(self) -> Iterator[Step]:
         evaluation = self.features(self.cutoff)
         training = [self.features(cutoff) for cutoff in self.training_cutoffs] or [evaluation]
-        source = ("--orders", self.orders, *self.orders_arguments)
+        source = self.orders
         yield Step(
             "train", "trainer.task",
             ("--features", *training, "--evaluation", evaluation, "--seed", str(self.seed), "--output", self.model),

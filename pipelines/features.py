@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
+from pipelines import orders_arguments
+from pipelines.orders_arguments import OrdersArguments
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError
 
@@ -32,22 +34,21 @@ KIND = "features"
 
 @dataclass(frozen=True)
 class FeaturesOptions:
-    orders: str
-    columns: str | None
-    csv_delimiter: str
-    csv_encoding: str
-    buckets: int | None
+    orders: OrdersArguments
+    print_sql: bool
     cutoff: datetime.date
     horizon_days: int
     history_days: int | None
     output: str
     reuse_transform: str | None
+    data_schema: str | None
 
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[FeaturesOptions, list[str]]:
         """Our arguments, and those left for Beam."""
         parser = ArgumentParser("python -m pipelines.features", description=__doc__)
-        shared.add_orders_arguments(parser)
+        orders_arguments.add(parser)
+        orders_arguments.add_print_sql(parser)
         parser.add_argument(
             "--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start"
         )
@@ -63,7 +64,6 @@ class FeaturesOptions:
         parser.add_argument(
             "--output",
             type=shared.directory,
-            required=True,
             metavar="DIR",
             help="the directory to make, local or gs://",
         )
@@ -72,8 +72,15 @@ class FeaturesOptions:
             help="a features directory whose transform is applied instead of analysing anew, "
             "so that one model can learn from both snapshots",
         )  # fmt: skip
+        parser.add_argument(
+            "--data_schema", metavar="FILE.pbtxt",
+            help="what the features have to look like: made from these where there is no such file (review and edit it!), "
+            "else they are held against it",
+        )  # fmt: skip
         known, beam_arguments = parser.parse_known_args(argv)
-        return cls(**vars(known)), beam_arguments
+        if known.output is None and not known.print_sql:
+            parser.error("the following arguments are required: --output")
+        return cls(orders=OrdersArguments.take(known), **vars(known)), beam_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,9 +94,13 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
 
     from pipelines import snapshot_job
     from transforms import storage
+    from transforms.customer_features import Snapshot
 
-    source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
-    snapshot = _snapshot(options, source)
+    snapshot = Snapshot(options.cutoff, options.horizon_days, options.history_days)
+    if options.print_sql:
+        return orders_arguments.print_sql(options.orders, shared.project(beam_options), snapshot)
+    source = orders_arguments.open_orders(options.orders, shared.project(beam_options))
+    _require_inside(snapshot, source)
     reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["transform"] = reused and reused["transform_fingerprint"]
@@ -106,17 +117,17 @@ def build_pipeline(
     """The job's graph: orders -> customers -> tf.Transform -> manifest."""
     import apache_beam as beam
 
-    from pipelines import snapshot_job
-    from transforms import aggregate, storage
+    from pipelines import customers, snapshot_job
+    from transforms import storage
     from transforms.transform_customers import transform_customers
 
     output = options.output
     pipeline = beam.Pipeline(options=beam_options)
-    parts = snapshot_job.customer_parts(
-        pipeline, source, snapshot, output=output, raw=storage.join(output, "raw"),
-        buckets=options.buckets or aggregate.bucket_count(source.rows), local=shared.is_local(beam_options), attempt=attempt,
+    work = snapshot_job.work(
+        output, KIND, storage.join(output, "raw"), source, options.orders.buckets,
+        local=shared.is_local(beam_options), attempt=attempt,
     )  # fmt: skip
-    content: dict[str, Any] = {"data_end": str(source.end)}
+    parts = customers.customer_parts(pipeline, source, snapshot, work)
     reuse = None
     if options.reuse_transform:
         reuse = storage.copy_directory(
@@ -129,38 +140,27 @@ def build_pipeline(
         temp=snapshot_job.temp(output, attempt),
         reuse=reuse,
     )
-    snapshot_job.write_manifest(
-        pipeline,
-        output,
-        KIND,
-        arguments,
-        content,
-        attempt,
-        parts.counts,
-        transformed,
-        parts.dead_letters,
-        transform_written,
-    )
+    completion = snapshot_job.Completion(
+        output, KIND, arguments, snapshot_job.content_of(source), attempt, source.rows if source.pinned else None,
+        options.data_schema,
+    )  # fmt: skip
+    snapshot_job.complete(pipeline, completion, parts, transformed, transform_written)
     return pipeline
 
 
-def _snapshot(options: FeaturesOptions, source: OrdersSource) -> Snapshot:
-    """The days to see, checked against the days there are."""
-    from transforms.customer_features import Snapshot
-
-    snapshot = Snapshot(options.cutoff, options.horizon_days, options.history_days)
-    if not source.first_day < options.cutoff <= source.last_day:
+def _require_inside(snapshot: Snapshot, source: OrdersSource) -> None:
+    """Raises: UsageError where the snapshot needs days that the orders do not have."""
+    if not source.first_day < snapshot.cutoff <= source.last_day:
         raise UsageError(
-            f"--cutoff {options.cutoff} leaves no orders on one side: accepted is a day after {source.first_day} "
+            f"--cutoff {snapshot.cutoff} leaves no orders on one side: accepted is a day after {source.first_day} "
             f"and not after {source.last_day}"
         )
     if snapshot.end > source.end:
-        days = (source.end - options.cutoff).days
+        days = (source.end - snapshot.cutoff).days
         raise UsageError(
-            f"--horizon_days {options.horizon_days} from --cutoff {options.cutoff} reaches past the last order day "
+            f"--horizon_days {snapshot.horizon_days} from --cutoff {snapshot.cutoff} reaches past the last order day "
             f"{source.last_day}: accepted is at most {days}, or an earlier cutoff"
         )
-    return snapshot
 
 
 if __name__ == "__main__":

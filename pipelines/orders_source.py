@@ -1,17 +1,16 @@
-"""Orders from files: what is there, whether it fits the schema, and its rows as Arrow batches.
+"""Where orders come from: what every source tells before a job starts, and which columns and types it accepts.
 
-Everything a wrong source can be told before a job starts is told here: missing files and columns,
-types that cannot become orders, no rows at all.
+A source is files (``order_files.py``) or BigQuery (``bigquery_orders.py``). Everything a wrong one can be
+told before a job starts is told there: what is missing, types that cannot become orders, no rows at all.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transforms import schema, storage
+from transforms import storage
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -20,42 +19,34 @@ if TYPE_CHECKING:
 COLUMNS = ("customer_id", "ordered_at", "amount", "quantity", "unit_price",
            "order_id", "item_id", "country", "channel", "category")  # fmt: skip
 _TIMES, _MONEYS = ("ordered_at",), ("amount", "quantity", "unit_price")
-# Big enough that the work per batch outweighs its overhead, small enough to hold several.
-BATCH_ROWS = 131_072
-CSV_BLOCK_BYTES = 16 << 20
-SPLIT_ROWS = 2_000_000
-
-
-@dataclass(frozen=True)
-class OrdersFormat:
-    """How the files are to be read. ``columns`` maps our names to the files' names."""
-
-    columns: dict[str, str] = field(default_factory=dict)
-    csv_delimiter: str = ","
-    csv_encoding: str = "utf8"
-
-
-@dataclass(frozen=True)
-class Split:
-    """A part of the source that one worker reads: a CSV file, or some row groups of a Parquet file."""
-
-    uri: str
-    path: str
-    row_groups: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class OrdersSource:
-    """A checked source: rows, first and last order day, and the splits to read."""
+    """A checked source: which columns of which types it has, how many lines, from which day to which."""
 
     uri: str
-    format: OrdersFormat
-    schema: pa.Schema  # our names -> the types the files hold
-    splits: tuple[Split, ...]
+    columns: dict[str, str]  # our names -> theirs, where they differ
+    schema: pa.Schema  # our names -> the types the source holds
     rows: int
     first_day: datetime.date
     last_day: datetime.date
-    files: tuple[dict[str, Any], ...]
+    pinned: bool  # whether its lines are the same whenever they are read
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this source's orders from others': part of the arguments of every step that reads them."""
+        return {"orders": self.uri, "columns": self.columns}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What else a manifest tells of the orders: how many lines there were, and as of when."""
+        return {"rows": self.rows, "first_day": str(self.first_day), "last_day": str(self.last_day)}
+
+    @property
+    def revision(self) -> Any:
+        """Differs, as JSON, wherever the orders may differ."""
+        raise NotImplementedError
 
     @property
     def end(self) -> datetime.date:
@@ -110,44 +101,7 @@ def _read_toml(path: str) -> dict[str, str]:
     return dict(content)
 
 
-def inspect(uri: str, how: OrdersFormat) -> OrdersSource:
-    """Looks at the files: footers of Parquet, one pass over CSV (whose rows nothing else counts).
-
-    Raises:
-      UsageError: no file, no row, a missing column, or a type that cannot become the schema's.
-    """
-    filesystem, infos = storage.glob(uri)
-    infos = [info for info in infos if _is_parquet(info.path) or _is_csv(info.path)]
-    if not infos:
-        raise rejected(
-            "--orders", uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists"
-        )
-    found: pa.Schema | None = None
-    splits: list[Split] = []
-    rows, days = 0, _Days()
-    for info in infos:
-        theirs, file_splits = _layout(filesystem, info.path, uri, how)
-        ours = _rename(theirs, how, info.path)
-        if found is not None and not found.equals(ours):
-            raise UsageError(
-                f"--orders {uri!r}: {info.path} holds {_differences(ours, found)}, unlike {infos[0].path}: accepted are "
-                "files of one schema"
-            )
-        found = ours
-        splits += file_splits
-        rows += _measure(filesystem, info.path, file_splits, how, ours, days)
-    assert found is not None
-    if not rows:
-        raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
-    if days.first is None or days.last is None:
-        raise UsageError(
-            f"--orders {uri!r} has {rows} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
-        )
-    files = tuple({"path": info.path, "bytes": info.size, "modified": str(info.mtime)} for info in infos)
-    return OrdersSource(uri, how, found, tuple(splits), rows, days.first, days.last, files)
-
-
-def _differences(schema_: pa.Schema, other: pa.Schema) -> str:
+def differences(schema_: pa.Schema, other: pa.Schema) -> str:
     names = [name for name in COLUMNS if name in schema_.names or name in other.names]
     types = {
         name: [str(s.field(name).type) if name in s.names else "no column" for s in (schema_, other)] for name in names
@@ -155,125 +109,62 @@ def _differences(schema_: pa.Schema, other: pa.Schema) -> str:
     return ", ".join(f"{name} as {ours} (not {theirs})" for name, (ours, theirs) in types.items() if ours != theirs)
 
 
-def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS) -> Iterator[pa.RecordBatch]:
-    """The split's lines as record batches with our column names; malformed CSV lines are in none of them."""
-    for batch, _ in read_split_with_malformed(split, how, only):
-        yield batch
+def our_schema(
+    theirs: pa.Schema, columns: dict[str, str], where: str, shown: dict[str, str] | None = None
+) -> pa.Schema:
+    """Our columns of a source, with the types they have there.
 
-
-def read_split_with_malformed(
-    split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS
-) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
-    """Batches, each with the text of the malformed CSV lines met while reading it.
-
-    Raises:
-      UsageError: the file turns out to be damaged, or not in its encoding.
-    """
-    import pyarrow as pa
-
-    filesystem, _ = storage.resolve(split.uri)
-    names = {theirs: ours for ours, theirs in how.columns.items()}
-    if _is_parquet(split.path):
-        batches = _parquet_batches(filesystem, split, how, only)
-    else:
-        batches = _csv_batches(filesystem, split.path, how, only)
-    try:
-        for batch, malformed in batches:
-            yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
-    except (pa.ArrowException, UnicodeError, OSError) as error:
-        raise UsageError(f"--orders {split.uri!r}: {split.path} is not readable: {_one_line(error)}") from error
-
-
-def _is_parquet(path: str) -> bool:
-    return path.endswith((".parquet", ".pq"))
-
-
-def _is_csv(path: str) -> bool:
-    return path.endswith((".csv", ".csv.gz"))
-
-
-def _layout(filesystem: Any, path: str, uri: str, how: OrdersFormat) -> tuple[pa.Schema, list[Split]]:
-    """The file's own schema and how to split it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if _is_csv(path):
-            with _open_csv(filesystem, path, how, None, []) as reader:
-                return reader.schema, [Split(uri, path)]
-        with filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            return parquet.schema_arrow, list(_row_group_splits(parquet.metadata, uri, path))
-    except (pa.ArrowException, UnicodeError, OSError, LookupError) as error:
-        raise UsageError(f"--orders {uri!r}: {path} is not readable: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{text}; another encoding is named by --csv_encoding, such as latin-1" if "UTF8" in text else text
-
-
-def _row_group_splits(metadata: Any, uri: str, path: str) -> Iterator[Split]:
-    groups: list[int] = []
-    rows = 0
-    for index in range(metadata.num_row_groups):
-        groups.append(index)
-        rows += metadata.row_group(index).num_rows
-        if rows >= SPLIT_ROWS:
-            yield Split(uri, path, tuple(groups))
-            groups, rows = [], 0
-    if groups:
-        yield Split(uri, path, tuple(groups))
-
-
-def _rename(theirs: pa.Schema, how: OrdersFormat, path: str) -> pa.Schema:
-    """Our columns of the file, with the types they have there.
+    Args:
+      columns: our names -> theirs, where they differ.
+      where: names the file or table in messages.
+      shown: their columns' types as a person knows them (default: Arrow's names).
 
     Raises:
       UsageError: naming the missing column or the wrong type, and what is accepted.
     """
     import pyarrow as pa
 
-    for name in (how.columns.get(ours, ours) for ours in COLUMNS):
+    for name in (columns.get(ours, ours) for ours in COLUMNS):
         if theirs.names.count(name) > 1:
-            raise UsageError(f"{path} has the column {name} {theirs.names.count(name)} times: accepted is once")
+            raise UsageError(f"{where} has the column {name} {theirs.names.count(name)} times: accepted is once")
     fields = []
     for ours in COLUMNS:
-        name = how.columns.get(ours, ours)
+        name = columns.get(ours, ours)
         if name in theirs.names:
-            fields.append(pa.field(ours, _value_type(theirs.field(name).type)))
-        elif ours in how.columns:
-            raise rejected("--columns", f"{ours}={name}", f"a column of {path}: {', '.join(theirs.names)}")
+            fields.append(pa.field(ours, value_type(theirs.field(name).type)))
+        elif ours in columns:
+            raise rejected("--columns", f"{ours}={name}", f"a column of {where}: {', '.join(theirs.names)}")
     present = {field_.name for field_ in fields}
     needed = ["customer_id", "ordered_at"] + ([] if {"quantity", "unit_price"} <= present else ["amount"])
     for ours in needed:
         if ours not in present:
             hint = " (or both quantity and unit_price)" if ours == "amount" else ""
             mend = f"name it by --columns {ours}=..."
-            if _is_csv(path) and len(theirs.names) == 1:
+            if where.endswith((".csv", ".csv.gz")) and len(theirs.names) == 1:
                 mend += ", or the character between fields by --csv_delimiter"
-            raise UsageError(f"{path} has no column {ours}{hint}: {mend}; it has {', '.join(theirs.names)}")
+            raise UsageError(f"{where} has no column {ours}{hint}: {mend}; it has {', '.join(theirs.names)}")
     for field_ in fields:
-        _check_type(field_, path, how.columns.get(field_.name, field_.name))
+        name = columns.get(field_.name, field_.name)
+        _check_type(field_, where, name, (shown or {}).get(name, str(field_.type)))
     return pa.schema(fields)
 
 
-def _value_type(type_: pa.DataType) -> pa.DataType:
+def value_type(type_: pa.DataType) -> pa.DataType:
     import pyarrow as pa
 
     if pa.types.is_dictionary(type_):
-        return _value_type(type_.value_type)
+        return value_type(type_.value_type)
     if pa.types.is_timestamp(type_) and type_.unit == "ns":
         return pa.timestamp("us", type_.tz)
     return type_
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """The column in its ``_value_type``. Nanoseconds are cut off: rounded, they could reach the next day."""
+def plain(column: pa.Array) -> pa.Array:
+    """The column in its ``value_type``. Nanoseconds are cut off: rounded, they could reach the next day."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    type_ = _value_type(column.type)
+    type_ = value_type(column.type)
     if pa.types.is_timestamp(type_) and type_ != column.type:
         if column.type.tz:  # floor the instant: an hour that a clock change repeats has no local time of its own
             column = column.cast(pa.timestamp(column.type.unit, "UTC"))
@@ -281,7 +172,7 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.cast(type_)
 
 
-def _check_type(field_: pa.Field, path: str, theirs: str) -> None:
+def _check_type(field_: pa.Field, where: str, theirs: str, shown: str) -> None:
     from pyarrow import types as t
 
     text = t.is_string(field_.type) or t.is_large_string(field_.type) or t.is_string_view(field_.type)
@@ -296,142 +187,5 @@ def _check_type(field_: pa.Field, path: str, theirs: str) -> None:
         fits, accepted = text or t.is_integer(field_.type) or t.is_null(field_.type), "text or integer"
     if not fits:
         raise UsageError(
-            f"{path}: column {theirs} has type {field_.type}, not usable as {field_.name}: accepted is {accepted}"
+            f"{where}: column {theirs} has type {shown}, not usable as {field_.name}: accepted is {accepted}"
         )
-
-
-def _parquet_batches(
-    filesystem: Any, split: Split, how: OrdersFormat, only: tuple[str, ...]
-) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with filesystem.open_input_file(split.path) as file:
-        # Without pre-buffering the whole row group's bytes are not held beside its batches.
-        parquet = pq.ParquetFile(file, pre_buffer=False)
-        present = set(parquet.schema_arrow.names)
-        wanted = [name for name in (how.columns.get(ours, ours) for ours in only) if name in present]
-        groups = list(split.row_groups) if split.row_groups is not None else None
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted, use_threads=False):
-            yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names), []
-
-
-def _csv_batches(
-    filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...]
-) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
-    import pyarrow as pa
-
-    malformed: list[str] = []
-    with _open_csv(filesystem, path, how, only, malformed) as reader:
-        for batch in reader:
-            found, malformed[:] = malformed[:], []
-            yield batch, found
-        if malformed:
-            yield pa.RecordBatch.from_pylist([], reader.schema), malformed
-
-
-def _open_csv(filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ...] | None, malformed: list[str]) -> Any:
-    """A streaming reader of a CSV file, every column as text; what does not parse goes to ``malformed``."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    def keep(row: Any) -> str:
-        malformed.append(row.text or "")
-        return "skip"
-
-    header = _csv_header(filesystem, path, how)
-    wanted = header if only is None else [n for n in (how.columns.get(ours, ours) for ours in only) if n in header]
-    return csv.open_csv(
-        _csv_stream(filesystem, path),
-        csv.ReadOptions(block_size=CSV_BLOCK_BYTES, encoding=how.csv_encoding),
-        csv.ParseOptions(delimiter=how.csv_delimiter, newlines_in_values=True, invalid_row_handler=keep),
-        csv.ConvertOptions(
-            column_types={name: pa.string() for name in header},
-            include_columns=wanted,
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-
-
-def _csv_stream(filesystem: Any, path: str) -> Any:
-    return filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
-
-
-def _csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
-    import csv
-    import io
-
-    with _csv_stream(filesystem, path) as stream:
-        head = stream.read(1 << 16).decode(how.csv_encoding, errors="replace").removeprefix("\ufeff")
-    return next(csv.reader(io.StringIO(head, newline=""), delimiter=how.csv_delimiter), [])
-
-
-@dataclass
-class _Days:
-    first: datetime.date | None = None
-    last: datetime.date | None = None
-
-    def add(self, first: datetime.date | None, last: datetime.date | None) -> None:
-        self.first = min((d for d in (self.first, first) if d), default=None)
-        self.last = max((d for d in (self.last, last) if d), default=None)
-
-
-def _measure(filesystem: Any, path: str, splits: list[Split], how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
-    """Adds the file's first and last order day to ``days`` and returns its number of rows."""
-    if _is_parquet(path):
-        known = _days_of_footer(filesystem, path, how.columns.get("ordered_at", "ordered_at"))
-        if known is not None:
-            days.add(*known[1:])
-            return known[0]
-    return sum(_scan_days(split, how, ours, days) for split in splits)
-
-
-def _days_of_footer(filesystem: Any, path: str, column: str) -> tuple[int, datetime.date, datetime.date] | None:
-    """Rows, first and last day from a Parquet footer; None where it does not tell."""
-    import pyarrow.parquet as pq
-    from pyarrow import types as t
-
-    with filesystem.open_input_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        if not (
-            t.is_timestamp(parquet.schema_arrow.field(column).type)
-            or t.is_date(parquet.schema_arrow.field(column).type)
-        ):
-            return None
-        index = parquet.metadata.schema.names.index(column)
-        groups = [
-            parquet.metadata.row_group(i).column(index).statistics for i in range(parquet.metadata.num_row_groups)
-        ]
-        if not groups or not all(statistics is not None and statistics.has_min_max for statistics in groups):
-            return None
-        low, high = _utc_day(min(s.min for s in groups)), _utc_day(max(s.max for s in groups))
-        if low.year < schema.FIRST_YEAR or high.year > schema.LAST_YEAR:
-            return None  # lines that will be dead letters must not decide where the data end
-        return parquet.metadata.num_rows, low, high
-
-
-def _utc_day(moment: datetime.date) -> datetime.date:
-    if not isinstance(moment, datetime.datetime):
-        return moment
-    return (moment.astimezone(datetime.UTC) if moment.tzinfo else moment).date()
-
-
-def _scan_days(split: Split, how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
-    """One pass over ordered_at alone, parsed by the same expression as in the job."""
-    import ibis
-
-    from transforms import clean_orders, engines
-
-    raw = ibis.table(ibis.Schema.from_pyarrow(ours.empty_table().select(["ordered_at"]).schema), name="raw")
-    order_day = clean_orders.clean_orders(raw).order_day
-    sql = engines.compile_sql(order_day.as_table().aggregate(first=order_day.min(), last=order_day.max()), "duckdb")
-    connection = engines.duckdb_connection()
-    rows = 0
-    for batch, malformed in read_split_with_malformed(split, how, ("ordered_at",)):
-        connection.register("raw", batch)
-        # All of the result: DuckDB refuses the next batch while a row might still be fetched.
-        ((low, high),) = connection.execute(sql).fetchall()
-        days.add(low, high)
-        rows += batch.num_rows + len(malformed)
-    return rows

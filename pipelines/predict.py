@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
+from pipelines import orders_arguments
+from pipelines.orders_arguments import OrdersArguments
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError
 
@@ -31,20 +33,20 @@ KIND = "predictions"
 
 @dataclass(frozen=True)
 class PredictOptions:
-    orders: str
-    columns: str | None
-    csv_delimiter: str
-    csv_encoding: str
-    buckets: int | None
+    orders: OrdersArguments
+    print_sql: bool
     as_of: datetime.date | None
     model: str
     output: str
+    data_schema: str | None
+    skew_thresholds: str | None
 
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[PredictOptions, list[str]]:
         """Our arguments, and those left for Beam."""
         parser = ArgumentParser("python -m pipelines.predict", description=__doc__)
-        shared.add_orders_arguments(parser)
+        orders_arguments.add(parser)
+        orders_arguments.add_print_sql(parser)
         parser.add_argument(
             "--as_of", type=shared.date,
             help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
@@ -53,12 +55,23 @@ class PredictOptions:
         parser.add_argument(
             "--output",
             type=shared.directory,
-            required=True,
             metavar="DIR",
             help="the directory to make, local or gs://",
         )
+        parser.add_argument(
+            "--data_schema", metavar="FILE.pbtxt",
+            help="what the features have to look like: made from these where there is no such file (review and edit it!), "
+            "else they are held against it",
+        )  # fmt: skip
+        parser.add_argument(
+            "--skew_thresholds", metavar="FILE.toml",
+            help="how far the customers may be from those the model learned from, where that differs from "
+            "transforms/skew.toml, which explains itself",
+        )  # fmt: skip
         known, beam_arguments = parser.parse_known_args(argv)
-        return cls(**vars(known)), beam_arguments
+        if known.output is None and not known.print_sql:
+            parser.error("the following arguments are required: --output")
+        return cls(orders=OrdersArguments.take(known), **vars(known)), beam_arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +92,12 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         raise UsageError(
             f"--model {options.model!r} was made with other feature formulas than this code's: train it anew"
         )
-    source = snapshot_job.open_source(options.orders, options.columns, options.csv_delimiter, options.csv_encoding)
+    if options.print_sql:
+        if options.as_of is None:
+            raise UsageError("--print_sql runs nothing that could find the last order day: name the day by --as_of")
+        as_seen = Snapshot(options.as_of, model["horizon_days"], model["history_days"], labels=False)
+        return orders_arguments.print_sql(options.orders, shared.project(beam_options), as_seen)
+    source = orders_arguments.open_orders(options.orders, shared.project(beam_options))
     as_of = options.as_of or source.trusted_end(shared.today())
     if not source.first_day < as_of <= source.end:
         raise UsageError(
@@ -102,15 +120,16 @@ def build_pipeline(
     import apache_beam as beam
     from apache_beam.pvalue import AsSingleton
 
-    from pipelines import score_customers, snapshot_job
-    from transforms import aggregate, storage
+    from pipelines import customers, score_customers, snapshot_job
+    from transforms import skew_thresholds, statistics, storage
 
     output, temp = options.output, snapshot_job.temp(options.output, attempt)
     pipeline = beam.Pipeline(options=beam_options)
-    parts = snapshot_job.customer_parts(
-        pipeline, source, snapshot, output=output, raw=storage.join(temp, "customers"),
-        buckets=options.buckets or aggregate.bucket_count(source.rows), local=shared.is_local(beam_options), attempt=attempt,
+    work = snapshot_job.work(
+        output, KIND, storage.join(temp, "customers"), source, options.orders.buckets,
+        local=shared.is_local(beam_options), attempt=attempt,
     )  # fmt: skip
+    parts = customers.customer_parts(pipeline, source, snapshot, work)
     scored = (
         parts.paths
         | "SpreadCustomers" >> beam.Reshuffle()
@@ -127,13 +146,15 @@ def build_pipeline(
         | "SpreadScored" >> beam.Reshuffle()
         | "AddDeciles" >> beam.Map(score_customers.add_deciles, AsSingleton(starts, default_value=[]), output)
     )
-    content = {
+    content = snapshot_job.content_of(source) | {
         "as_of": str(snapshot.cutoff), "horizon_days": snapshot.horizon_days, "history_days": snapshot.history_days,
-        "model_version": arguments["model_version"], "data_end": str(source.end),
+        "model_version": arguments["model_version"],
     }  # fmt: skip
-    snapshot_job.write_manifest(
-        pipeline, output, KIND, arguments, content, attempt, parts.counts, ranked, parts.dead_letters
-    )
+    completion = snapshot_job.Completion(
+        output, KIND, arguments, content, attempt, source.rows if source.pinned else None, options.data_schema,
+        statistics.read(storage.join(options.model, snapshot_job.STATISTICS)), skew_thresholds.read(options.skew_thresholds),
+    )  # fmt: skip
+    snapshot_job.complete(pipeline, completion, parts, ranked)
     return pipeline
 
 

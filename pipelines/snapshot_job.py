@@ -2,69 +2,43 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import inspect
 import json
-import os
-import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, PCollection
 
-from pipelines import orders_source, run_job
-from transforms import aggregate, progress, schema, storage
+from pipelines import customers, run_job
+from pipelines.customers import CustomerParts, Work
+from transforms import schema, skew, statistics, storage
+from transforms.buckets import Count, bucket_count
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
+from transforms.skew_thresholds import Thresholds
+from transforms.statistics import Statistics
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from pipelines.orders_source import OrdersFormat, OrdersSource, Split
+    from pipelines.orders_source import OrdersSource
 
 # Scratch space inside the output, of one attempt; removed before the manifest is written.
 _BUCKETS, _TEMP = "_buckets", "_temp"
+
+STATISTICS, SKEW = "statistics", "skew.json"  # in the output
 
 # Read from each file of dead letters for the examples in the manifest.
 _EXAMPLE_BYTES = 1 << 20
 
 
-class CustomerParts(NamedTuple):
-    paths: PCollection[str]  # Parquet parts of schema.CUSTOMERS
-    counts: PCollection[aggregate.Count]
-    dead_letters: PCollection[Any]  # complete once they are written
-
-
-class _ReadSplit(beam.DoFn):
-    def __init__(self, how: OrdersFormat, total: int) -> None:
-        self.how = how
-        self.total = total
-
-    def process(self, split: Split) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
-        for batch, malformed in orders_source.read_split_with_malformed(split, self.how):
-            yield batch, malformed
-            progress.advance("lines", batch.num_rows + len(malformed), self.total)
-
-
-def open_source(uri: str, columns: str | None, csv_delimiter: str, csv_encoding: str) -> OrdersSource:
-    how = orders_source.OrdersFormat(orders_source.parse_columns(columns), csv_delimiter, csv_encoding)
-    return orders_source.inspect(uri, how)
-
-
 def arguments_of(source: OrdersSource, snapshot: Snapshot) -> dict[str, Any]:
     """What decides an output's content: kept in its manifest, compared when the step runs again."""
-    how = source.format
     return {
-        "orders": source.uri,
-        "files": list(source.files),
-        "columns": how.columns,
-        "csv": {"delimiter": how.csv_delimiter, "encoding": how.csv_encoding},
+        **source.identity,
         "cutoff": str(snapshot.cutoff),
         "horizon_days": snapshot.horizon_days,
         "history_days": snapshot.history_days,
@@ -72,61 +46,23 @@ def arguments_of(source: OrdersSource, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def customer_parts(
-    pipeline: beam.Pipeline,
-    source: OrdersSource,
-    snapshot: Snapshot,
-    *,
-    output: str,
-    raw: str,
-    buckets: int,
-    local: bool,
-    attempt: str,
-) -> CustomerParts:
-    """Adds reading, cleaning and aggregation of the orders to the pipeline.
+def content_of(source: OrdersSource) -> dict[str, Any]:
+    """What a manifest says of the orders beyond the arguments."""
+    return {"data_end": str(source.end), "source": source.provenance}
+
+
+def work(
+    output: str, kind: str, parts: str, source: OrdersSource, buckets: int | None, *, local: bool, attempt: str
+) -> Work:
+    """Where a step's customers go.
 
     Args:
-      output: the step's directory; gets ``dead_letters/`` and, on one machine, the travelling buckets.
-      attempt: names this attempt's scratch space.
-      raw: directory that gets the Parquet parts.
+      parts: the directory that gets their Parquet parts.
+      buckets: how many there are to be; by default as many as the source's lines need.
       local: whether the workers share this machine's files.
     """
-    statements = aggregate.Statements.compile(source.schema, snapshot, buckets)
-    bucket_directory = None
-    if local:
-        bucket_directory = _local_directory(scratch(output, _BUCKETS, attempt))
-    routed = (
-        pipeline
-        | "Splits" >> beam.Create(source.splits)
-        | "SpreadSplits" >> beam.Reshuffle()
-        | "ReadOrders" >> beam.ParDo(_ReadSplit(source.format, source.rows))
-        | "CleanAndRoute"
-        >> beam.ParDo(aggregate.CleanAndRoute(statements, bucket_directory)).with_outputs(
-            aggregate.DEAD_LETTERS_TAG, aggregate.COUNTS_TAG, main="parts"
-        )
-    )
-    customers = (
-        routed.parts
-        | "GroupBuckets" >> beam.GroupByKey()
-        | "AggregateBucket"
-        >> beam.ParDo(aggregate.AggregateBucket(statements, raw, buckets)).with_outputs(
-            aggregate.COUNTS_TAG, main="paths"
-        )
-    )
-    counts = (
-        (routed[aggregate.COUNTS_TAG], customers[aggregate.COUNTS_TAG])
-        | "AllCounts" >> beam.Flatten()
-        | "SumCounts" >> beam.CombinePerKey(sum)
-    )
-    letters = (
-        routed[aggregate.DEAD_LETTERS_TAG]
-        | "LetterToJson" >> beam.Map(lambda letter: letter.to_json())
-        | "WriteDeadLetters"
-        >> beam.io.WriteToText(
-            storage.join(output, "dead_letters", "part"), file_name_suffix=".jsonl", skip_if_empty=True
-        )
-    )
-    return CustomerParts(customers.paths, counts, letters)
+    directory = customers.local_directory(scratch(output, _BUCKETS, attempt)) if local else None
+    return Work(kind, output, parts, buckets or bucket_count(source.rows), directory, attempt)
 
 
 def scratch(output: str, name: str, attempt: str) -> str:
@@ -137,17 +73,6 @@ def scratch(output: str, name: str, attempt: str) -> str:
 def temp(output: str, attempt: str) -> str:
     """A directory for the workers of this attempt, wherever the output is."""
     return scratch(output, _TEMP, attempt)
-
-
-def _local_directory(uri: str) -> str:
-    """A local directory: inside a local output, on the same disk and gone with it."""
-    if not storage.is_local(uri):
-        directory = tempfile.mkdtemp(prefix="clv-buckets-")
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
-        return directory
-    directory = str(storage.resolve(uri)[1])
-    os.makedirs(directory, exist_ok=True)
-    return directory
 
 
 def clear_scratch(output: str, attempt: str) -> None:
@@ -166,7 +91,7 @@ class Ledger:
     customers: dict[str, int]
 
     @classmethod
-    def of(cls, counts: list[aggregate.Count]) -> Ledger:
+    def of(cls, counts: list[Count]) -> Ledger:
         """Sums the counts and reconciles them.
 
         Raises:
@@ -194,30 +119,103 @@ class Ledger:
         return {"read": self.read, "used": self.used, "excluded": self.excluded, "dead_letters": self.dead_letters}
 
 
-class _WriteManifest(beam.DoFn):
-    """The last element of every job: reconciles the counts and completes the directory."""
+@dataclass(frozen=True)
+class Completion:
+    """What the last step of a job writes, and holds its output against before.
 
-    def __init__(
-        self, output: str, kind: str, arguments: dict[str, Any], content: dict[str, Any], attempt: str
-    ) -> None:
-        self.output, self.kind, self.attempt = output, kind, attempt
-        self.arguments, self.content = arguments, content
+    ``lines`` is the number of lines to be read, None where it may change. ``data_schema`` names the file of a
+    reviewed data schema. ``training`` and ``thresholds`` are given where customers are to be like those a model
+    learned from.
+    """
+
+    output: str
+    kind: str
+    arguments: dict[str, Any]
+    content: dict[str, Any]
+    attempt: str
+    lines: int | None
+    data_schema: str | None = None
+    training: Statistics | None = None
+    thresholds: Thresholds | None = None
+
+
+class _Complete(beam.DoFn):
+    """The last element of every job: reconciles the counts, judges the statistics and completes the directory."""
+
+    def __init__(self, completion: Completion) -> None:
+        self.completion = completion
 
     def process(
-        self, _: None, counts: list[aggregate.Count], parts: list[dict[str, Any]], *written: list[Any]
+        self,
+        _: None,
+        counts: list[Count],
+        parts: list[dict[str, Any]],
+        described: list[Statistics],
+        *written: list[Any],
     ) -> Iterator[dict[str, Any]]:
+        this = self.completion
         ledger = Ledger.of(counts)
+        if this.lines is not None and ledger.read != this.lines:
+            raise UsageError(
+                f"{this.arguments['orders']} had {this.lines} lines when the job began, and {ledger.read} when it read them: "
+                "orders must not change meanwhile; run the step again"
+            )
         rows = sum(ledger.customers.values())
-        if sum(part["rows"] for part in parts) != rows:
-            raise RuntimeError(f"{rows} customers were counted, but the parts hold others: {parts}")
-        content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **self.content}
+        if sum(part["rows"] for part in parts) != rows or sum(split.rows for split in described) != rows:
+            raise RuntimeError(f"{rows} customers were counted, but the parts or the statistics hold others: {parts}")
+        content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **this.content}
         content["parts"] = sorted(parts, key=lambda part: part["name"])
         if ledger.dead_letters:
-            content["dead_letter_examples"] = _examples(storage.join(self.output, "dead_letters"))
-        if self.kind == "features" and "transform_fingerprint" not in content:
-            content["transform_fingerprint"] = _transform_fingerprint(storage.join(self.output, "transform_fn"))
-        clear_scratch(self.output, self.attempt)
-        yield storage.finish(self.output, self.kind, self.arguments, content, self.attempt)
+            content["dead_letter_examples"] = _examples(storage.join(this.output, "dead_letters"))
+        if this.kind == "features" and "transform_fingerprint" not in content:
+            content["transform_fingerprint"] = _transform_fingerprint(storage.join(this.output, "transform_fn"))
+        (customers,) = described
+        statistics.write(storage.join(this.output, STATISTICS), customers)
+        if this.data_schema:
+            require_schema(customers, this.data_schema, labels=this.kind == "features")
+        if this.training and this.thresholds:
+            content["skew"] = require_alike(this.training, customers, this.thresholds, this.output)
+        clear_scratch(this.output, this.attempt)
+        yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
+
+
+def require_schema(customers: Statistics, uri: str, *, labels: bool) -> None:
+    """Holds the customers against the data schema in a file; where there is no such file, it is made from them.
+
+    Raises:
+      UsageError: they differ; the first differences, and how many there are.
+    """
+    from transforms import data_schema
+
+    if data_schema.write(uri, data_schema.infer(customers)):
+        return
+    environment = data_schema.TRAINING if labels else data_schema.SERVING
+    if found := data_schema.anomalies(customers, data_schema.read(uri), environment):
+        raise UsageError(
+            f"the customers are not as --data_schema {uri} says: {_first(found)}; mend the orders, or edit that file"
+        )
+
+
+def require_alike(training: Statistics, serving: Statistics, thresholds: Thresholds, output: str) -> list[str]:
+    """Compares the customers with those the model learned from, writes ``skew.json``, and returns the warnings.
+
+    Raises:
+      UsageError: a difference is beyond what is to be forecast from.
+    """
+    comparison = skew.compare(training, serving, thresholds)
+    text = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    storage.write_bytes(storage.join(output, SKEW), text.encode())
+    if comparison.failed:
+        raise UsageError(
+            f"the customers are not like those the model learned from: {_first(comparison.lines())}; all of it is in "
+            f"{storage.join(output, SKEW)}; mend the orders, train anew, or say what is accepted by --skew_thresholds"
+        )
+    return comparison.lines()
+
+
+def _first(lines: list[str], most: int = 3) -> str:
+    more = f", and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(lines[:most]) + more
 
 
 def _transform_fingerprint(directory: str) -> str:
@@ -242,20 +240,21 @@ def _examples(directory: str) -> dict[str, str]:
     return examples
 
 
-def write_manifest(
-    pipeline: beam.Pipeline, output: str, kind: str, arguments: dict[str, Any], content: dict[str, Any],
-    attempt: str, counts: PCollection[aggregate.Count], parts: PCollection[dict[str, Any]], *written: PCollection[Any],
+def complete(
+    pipeline: beam.Pipeline, completion: Completion, customer_parts: CustomerParts, parts: PCollection[dict[str, Any]],
+    *written: PCollection[Any],
 ) -> PCollection[dict[str, Any]]:  # fmt: skip
     """Completes the directory once its ``parts`` (see ``storage.write_parquet``) and all that is ``written`` are there."""
     return (
         pipeline
         | "Last" >> beam.Create([None])
-        | "WriteManifest"
+        | "Complete"
         >> beam.ParDo(
-            _WriteManifest(output, kind, arguments, content, attempt),
-            AsList(counts),
+            _Complete(completion),
+            AsList(customer_parts.counts),
             AsList(parts),
-            *map(AsList, written),
+            AsList(customer_parts.statistics),
+            *map(AsList, (customer_parts.dead_letters, *written)),
         )
     )
 
@@ -290,5 +289,7 @@ def report(kind: str, manifest: dict[str, Any], output: str) -> None:
     for name in ("excluded", "dead_letters"):
         for reason, count in lines[name].items():
             print(f"  {name.replace('_', ' ')}: {count:,} {reason}", file=sys.stderr)
+    for line in manifest.get("skew", ()):
+        print(f"  {line}", file=sys.stderr)
     for reason, detail in manifest.get("dead_letter_examples", {}).items():
         print(f"    {reason}, such as {detail}", file=sys.stderr)

@@ -137,6 +137,7 @@ class _Task:
         with tempfile.TemporaryDirectory() as local:
             trained, rows = _train(self.options, self.training, local)
             storage.copy_directory(os.path.join(local, "saved_model"), storage.join(self.options.output, "saved_model"))
+        self._describe()
         version = model_version(self.options.model, trained, self.training)
         facts = self._facts(trained, rows, version)
         _say(f"judging {version} {self.judged_by} on {self.evaluation.uri}")
@@ -147,6 +148,13 @@ class _Task:
         )  # fmt: skip
         _say(f"{self.options.output} is complete, {time.monotonic() - started:.0f} s")
         return manifest
+
+    def _describe(self) -> None:
+        """Writes the statistics of all the customers learned from: what those to forecast are compared with."""
+        from transforms import statistics
+
+        learned = [statistics.read(storage.join(snapshot.uri, "statistics")) for snapshot in self.training]
+        statistics.write(storage.join(self.options.output, "statistics"), statistics.Statistics.merge(learned))
 
     def _facts(self, trained: network.Training, rows: dict[str, int], version: str) -> dict[str, Any]:
         """What the manifest and ``evaluation.json`` tell of the training."""

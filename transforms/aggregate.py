@@ -4,47 +4,25 @@
                        |                                               |
                        +--> dead letters, counts                       +--> counts
 
-A bucket holds all lines of its customers, so each bucket's features are final. How a bucket's rows
-travel is the only difference between runners: on one machine as Arrow files of which only the
-places are grouped (the in-process runner keeps grouped values in memory), elsewhere as compressed
-Arrow bytes through the engine's own shuffle.
+A bucket holds all lines of its customers, so each bucket's features are final.
 """
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import apache_beam as beam
 import ibis
 from apache_beam import pvalue
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP
-from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import clean_orders, customer_features, dead_letters, engines, schema, storage
+from transforms import buckets, clean_orders, customer_features, dead_letters, engines, schema
+from transforms.buckets import DEAD_LETTERS_TAG
 from transforms.customer_features import Snapshot
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-
-# A bucket sits in memory while DuckDB aggregates it: 250,000 lines are about 100 MB then, and make
-# DuckDB's fixed cost per query (planning, some 30 ms) a small share.
-LINES_PER_BUCKET = 250_000
-# Rows routed at a time; larger runs make fewer, larger parts.
-ROUTED_ROWS = 524_288
-DEAD_LETTERS_TAG, COUNTS_TAG = "dead_letters", "counts"
-
-Count = tuple[tuple[str, str], int]  # ((kind, name), how many): kinds are "read", "used", "excluded", ...
-
-
-def bucket_count(lines: int) -> int:
-    return max(1, -(-lines // LINES_PER_BUCKET))
 
 
 @dataclass(frozen=True)
@@ -56,7 +34,7 @@ class Statements:
     population: str
 
     @classmethod
-    def compile(cls, raw_schema: pa.Schema, snapshot: Snapshot, buckets: int) -> Statements:
+    def compile(cls, raw_schema: pa.Schema, snapshot: Snapshot, bucket_count: int) -> Statements:
         """Args: raw_schema: our column names with the types the source holds."""
         cleaned = clean_orders.clean_orders(ibis.table(ibis.Schema.from_pyarrow(raw_schema), name="raw"))
         outside = customer_features.outside_window(cleaned.order_day, snapshot)
@@ -66,47 +44,18 @@ class Statements:
         aggregates = customer_features.customer_aggregates(orders, snapshot)
         known = customer_features.population(ibis.table(aggregates.schema(), name="aggregates"))
         return cls(
-            # DuckDB's hash is stable within a version, and all workers of a job run one version.
-            clean="SELECT *, CAST(hash(customer_id) % {} AS USMALLINT) AS bucket FROM ({})".format(
-                buckets, engines.compile_sql(windowed, "duckdb")
-            ),
+            clean=f"SELECT *, {buckets.bucket_sql(bucket_count)} FROM ({engines.compile_sql(windowed, 'duckdb')})",
             aggregate=engines.compile_sql(aggregates, "duckdb"),
             population=engines.compile_sql(known.order_by("customer_id"), "duckdb"),
         )
 
 
-def _at_bundle_end(value: Any) -> WindowedValue:
-    return WindowedValue(value, MIN_TIMESTAMP, (GlobalWindow(),))
-
-
-class _Counting(beam.DoFn):
-    """A DoFn that counts while it works and emits its counts once per bundle."""
-
-    def start_bundle(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-
-    def emitted_counts(self) -> Iterator[pvalue.TaggedOutput]:
-        for count in self.counts.items():
-            yield pvalue.TaggedOutput(COUNTS_TAG, _at_bundle_end(count))
-
-
-class CleanAndRoute(_Counting):
+class CleanAndRoute(buckets.Routing):
     """Raw batches (with malformed text lines) -> cleaned rows, routed to their customers' buckets."""
 
     def __init__(self, statements: Statements, bucket_directory: str | None) -> None:
+        super().__init__(bucket_directory)
         self.statements = statements
-        self.bucket_directory = bucket_directory
-
-    def setup(self) -> None:
-        self.connection = engines.duckdb_connection()
-
-    def teardown(self) -> None:
-        self.connection.close()
-
-    def start_bundle(self) -> None:
-        super().start_bundle()
-        self.pending: list[pa.Table] = []
-        self.pending_rows = 0
 
     def process(self, element: tuple[pa.RecordBatch, list[str]]) -> Iterator[Any]:
         import pyarrow.compute as pc
@@ -124,14 +73,7 @@ class CleanAndRoute(_Counting):
         for letter in dead_letters.of_malformed(malformed):
             self.counts["dead_letters", letter.reason] += 1
             yield pvalue.TaggedOutput(DEAD_LETTERS_TAG, letter)
-        self.pending.append(lines.drop_columns("reason"))
-        self.pending_rows += lines.num_rows
-        if self.pending_rows >= ROUTED_ROWS:
-            yield from self._route()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        yield from map(_at_bundle_end, self._route())
-        yield from self.emitted_counts()
+        yield from self.route(lines.drop_columns("reason"))
 
     def _set_aside(self, raw: pa.RecordBatch, lines: pa.Table) -> Iterator[Any]:
         """Counts what is not used, by reason, and yields the dead letters among it."""
@@ -148,93 +90,25 @@ class CleanAndRoute(_Counting):
         for letter in dead_letters.of_lines(raw.filter(dead), reason.filter(dead).to_pylist()):
             yield pvalue.TaggedOutput(DEAD_LETTERS_TAG, letter)
 
-    def _route(self) -> Iterator[tuple[int, Any]]:
-        """(bucket, part) of the pending rows: each bucket's rows in one part."""
-        import numpy as np
-        import pyarrow as pa
 
-        if not self.pending_rows:
-            return
-        table = pa.concat_tables(self.pending)
-        self.pending, self.pending_rows = [], 0
-        bucket = table["bucket"].to_numpy()
-        order = np.argsort(bucket, kind="stable")  # a radix sort on 16 bits
-        rows = table.drop_columns("bucket").take(order).combine_chunks()
-        buckets, starts = np.unique(bucket[order], return_index=True)
-        ends = np.append(starts[1:], len(order))
-        slices = [rows.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
-        if self.bucket_directory is None:
-            parts: list[Any] = [_to_bytes(part) for part in slices]
-        else:
-            parts = _to_file(slices, self.bucket_directory)
-        yield from zip(buckets.tolist(), parts, strict=True)
+class AggregateBucket(buckets.WriteBucket):
+    """(bucket, parts of order lines) -> the path of the bucket's customers, one row each."""
 
-
-def _to_bytes(rows: pa.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
-
-
-def _to_file(slices: list[pa.Table], directory: str) -> list[tuple[str, int]]:
-    """One Arrow file with a record batch per bucket; the parts are (path, index of the batch)."""
-    import pyarrow as pa
-
-    path = os.path.join(directory, f"{uuid.uuid4().hex}.arrow")
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, slices[0].schema) as writer:
-        for rows in slices:
-            writer.write_table(rows)  # combined before, hence one batch
-    return [(path, index) for index in range(len(slices))]
-
-
-def _read_part(part: bytes | tuple[str, int]) -> pa.Table:
-    import pyarrow as pa
-
-    if isinstance(part, bytes):
-        return pa.ipc.open_stream(part).read_all()
-    path, index = part
-    with pa.OSFile(path) as source:
-        return pa.Table.from_batches([pa.ipc.open_file(source).get_batch(index)])
-
-
-class AggregateBucket(_Counting):
-    """(bucket, parts) -> the path of the bucket's customers, one row each, as a Parquet file."""
-
-    def __init__(self, statements: Statements, raw_directory: str, buckets: int) -> None:
+    def __init__(self, statements: Statements, directory: str, bucket_count: int, snapshot: str = "") -> None:
+        super().__init__(directory, bucket_count, snapshot)
         self.statements = statements
-        self.raw_directory = raw_directory
-        self.buckets = buckets
 
-    def setup(self) -> None:
-        self.connection = engines.duckdb_connection()
-
-    def teardown(self) -> None:
-        self.connection.close()
-
-    def process(self, element: tuple[int, Iterable[Any]]) -> Iterator[str]:
+    def process(self, element: tuple[int, Iterable[Any]]) -> Iterator[Any]:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         bucket, parts = element
-        orders = pa.concat_tables([_read_part(part) for part in parts])
+        orders = pa.concat_tables([buckets.read_part(part) for part in parts])
         customers, lines, unknown = aggregate(self.connection, self.statements, orders)
         del orders
         self.counts["routed", ""] += lines
         self.counts["excluded", "no_order_before_cutoff"] += unknown
         self.counts["used", ""] += lines - unknown
-        for row in pc.value_counts(customers["split"]).to_pylist():
-            self.counts["customers", row["values"]] += row["counts"]
-        if customers.num_rows:
-            name = f"part-{bucket:05d}-of-{self.buckets:05d}.parquet"
-            path = storage.join(self.raw_directory, name)
-            storage.write_parquet(customers, path)
-            yield path
-
-    def finish_bundle(self) -> Iterator[Any]:
-        yield from self.emitted_counts()
+        yield from self.write(bucket, customers)
 
 
 def aggregate(

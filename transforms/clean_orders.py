@@ -22,17 +22,23 @@ _YEARS = (schema.FIRST_YEAR, schema.LAST_YEAR + 1)
 _TEXTS = ("order_id", "item_id", "country", "channel", "category")
 
 
-def clean_orders(raw: ir.Table) -> ir.Table:
+RAW_PREFIX = "raw_"
+
+
+def clean_orders(raw: ir.Table, *, keep_raw: bool = False) -> ir.Table:
     """Types and checks raw lines.
 
     Args:
       raw: columns named as in ``schema.ORDERS`` (without order_day) or ``unit_price``; any of the
         types ``pipelines.orders_source`` accepts; optional ones may be absent.
+      keep_raw: whether the raw columns come along, with ``RAW_PREFIX`` before their names: what a dead
+        letter keeps, where the order of rows does not tell which is whose.
 
     Returns:
       The columns of ``schema.ORDERS`` and ``reason``: null for a usable line, else a name from
       ``schema.EXCLUDED`` or ``schema.DEAD_LETTERS``.
     """
+    kept = {RAW_PREFIX + name: raw[name] for name in raw.columns} if keep_raw else {}
     given = {name: _given(raw, name) for name in ("customer_id", "ordered_at", "amount", "quantity", "unit_price")}
     typed = raw.select(
         customer_id=_identifier(given["customer_id"]),
@@ -45,6 +51,7 @@ def clean_orders(raw: ir.Table) -> ir.Table:
         has_quantity=given["quantity"].notnull(),
         has_unit_price=given["unit_price"].notnull(),
         **{name: _identifier(_given(raw, name)) for name in _TEXTS},
+        **kept,
     )
     priced = typed.mutate(
         order_day=typed.ordered_at.date(),
@@ -66,7 +73,51 @@ def clean_orders(raw: ir.Table) -> ir.Table:
         (_below(valued.amount, schema.MONEY_LIMIT).isnull(), "amount_out_of_range"),
         else_=ibis.null(dt.string),
     )
-    return valued.select(*schema.names(schema.ORDERS), reason=reason)
+    return valued.select(*schema.names(schema.ORDERS), *kept, reason=reason)
+
+
+def dead_letters(raw: ir.Table) -> ir.Table:
+    """Raw lines -> the dead letters among them, where the rows cannot come to Python.
+
+    Args:
+      raw: as for ``clean_orders``.
+
+    Returns:
+      ``stage, reason, detail, payload``, all text. ``detail`` is ``schema.explain``'s, word for word where the value is
+      text of printable characters; ``payload`` is a JSON object of the raw columns.
+    """
+    lines = clean_orders(raw, keep_raw=True)
+    letters = lines.filter(lines.reason.isin([rule.name for rule in schema.DEAD_LETTERS]))
+    details = [
+        (letters.reason == rule.name, _python_text(letters, rule.column, f": accepted is {rule.accepted}"))
+        for rule in schema.DEAD_LETTERS
+    ]
+    return letters.select(
+        stage=ibis.literal("clean_orders"),
+        reason=letters.reason,
+        detail=ibis.cases(*details),
+        payload=engines.json_text(ibis.struct({name: letters[RAW_PREFIX + name] for name in raw.columns})),
+    )
+
+
+def _python_text(letters: ir.Table, name: str, then: str) -> ir.StringValue:
+    """``name=value`` with the raw value as Python writes it, and the text that follows."""
+    if RAW_PREFIX + name not in letters.columns:
+        return ibis.literal(f"{name}=None{then}")
+    value = letters[RAW_PREFIX + name]
+    text = value.cast(dt.string)
+    if value.type().is_string():
+        for character, escaped in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+            text = text.replace(character, escaped)
+        only_single = value.contains("'") & ~value.contains('"')
+        single = ibis.literal("'") + text.replace("'", "\\'") + "'"
+        text = ibis.ifelse(only_single, ibis.literal('"') + text + '"', single)
+    return ibis.literal(f"{name}=") + text.fill_null("None") + then
+
+
+def order_days(raw: ir.Table) -> ir.DateValue:
+    """The order day of each raw line, as ``clean_orders`` has it; reads nothing but ordered_at."""
+    return _time(_given(raw, "ordered_at")).date()
 
 
 def _given(raw: ir.Table, name: str) -> ir.Value:

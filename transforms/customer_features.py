@@ -68,11 +68,17 @@ def customer_features(orders: ir.Table, snapshot: Snapshot) -> ir.Table:
     return population(customer_aggregates(orders, snapshot))
 
 
-def population(aggregates: ir.Table) -> ir.Table:
-    """The rows of customers with at least one order before the cutoff, typed as the schema says."""
+def population(aggregates: ir.Table, also: tuple[str, ...] = ()) -> ir.Table:
+    """The rows of customers with at least one order before the cutoff, typed as the schema says.
+
+    Args:
+      also: columns of the aggregates that are kept as they are, after the schema's.
+    """
     known = aggregates.filter(aggregates.orders > 0)
     types = {schema.Type.STRING: _TEXT, schema.Type.INT: _INT, schema.Type.FLOAT: _FLOAT, schema.Type.MONEY: _MONEY}
-    return known.select(**{c.name: known[c.name].cast(types[c.type]) for c in schema.CUSTOMERS})
+    return known.select(
+        **{c.name: known[c.name].cast(types[c.type]) for c in schema.CUSTOMERS}, **{n: known[n] for n in also}
+    )
 
 
 def customer_aggregates(orders: ir.Table, snapshot: Snapshot) -> ir.Table:

@@ -44,6 +44,11 @@ def md5_hex(text: str) -> str:  # type: ignore[empty-body]
     """MD5 of the UTF-8 bytes as 32 lower-case hex digits."""
 
 
+@ibis.udf.scalar.builtin(name="clv_json_text")
+def json_text(value) -> str:  # type: ignore[no-untyped-def, empty-body]
+    """A struct as the text of a JSON object, in the order of its fields."""
+
+
 @ibis.udf.scalar.builtin(name="clv_parse_timestamp")
 def parse_timestamp(text: str) -> dt.Timestamp("UTC"):  # type: ignore
     """ISO 8601 text -> instant, UTC where it names no zone; NULL where there is no such time."""
@@ -61,6 +66,7 @@ _SPELLINGS: dict[Engine, dict[str, str]] = {
         " * TRY_CAST({1} AS DECIMAL(19, 9)), 9) AS DECIMAL(38, 9))",
         "CLV_UTF8_BYTES": "STRLEN({0})",
         "CLV_MD5_HEX": "MD5({0})",
+        "CLV_JSON_TEXT": "CAST(TO_JSON({0}) AS TEXT)",
         "CLV_PARSE_TIMESTAMP": "TRY_CAST({0} AS TIMESTAMPTZ)",
     },
     "bigquery": {
@@ -69,6 +75,7 @@ _SPELLINGS: dict[Engine, dict[str, str]] = {
         " 9, 'ROUND_HALF_EVEN') AS NUMERIC)",
         "CLV_UTF8_BYTES": "BYTE_LENGTH({0})",
         "CLV_MD5_HEX": "TO_HEX(MD5({0}))",
+        "CLV_JSON_TEXT": "TO_JSON_STRING({0})",
         # BigQuery wants seconds; people often leave them out.
         "CLV_PARSE_TIMESTAMP": "SAFE_CAST(REGEXP_REPLACE({0}, r'^(.{{10}}[T ][0-9]{{2}}:[0-9]{{2}})(Z|[+-].*)?$',"
         " r'\\1:00\\2') AS TIMESTAMP)",
@@ -78,8 +85,14 @@ _SPELLINGS: dict[Engine, dict[str, str]] = {
 _COMPILERS = {"duckdb": DuckDBCompiler, "bigquery": BigQueryCompiler}
 
 
-def compile_sql(expression: ir.Table, engine: Engine, *, pretty: bool = False) -> str:
-    """The expression as one SELECT statement of the engine's dialect."""
+def compile_sql(
+    expression: ir.Table, engine: Engine, *, pretty: bool = False, tables: dict[str, sge.Query] | None = None
+) -> str:
+    """The expression as one SELECT statement of the engine's dialect.
+
+    Args:
+      tables: what the expression's tables of these names are, as parsed SELECTs; the others are the engine's own.
+    """
     compiler = _COMPILERS[engine]()
     spellings = _SPELLINGS[engine]
 
@@ -90,8 +103,16 @@ def compile_sql(expression: ir.Table, engine: Engine, *, pretty: bool = False) -
             return sqlglot.parse_one(text, dialect=compiler.dialect)
         return node
 
-    tree = compiler.to_sqlglot(expression)
-    return str(tree.transform(spell).sql(dialect=compiler.dialect, pretty=pretty))
+    tree = compiler.to_sqlglot(expression).transform(spell)
+    # Before the expression's own common tables, which read from these.
+    given = [
+        sge.CTE(this=query, alias=sge.TableAlias(this=sge.to_identifier(name)))
+        for name, query in (tables or {}).items()
+    ]
+    if given:
+        own = tree.args.get("with_")
+        tree.set("with_", sge.With(expressions=[*given, *(own.expressions if own else [])]))
+    return str(tree.sql(dialect=compiler.dialect, pretty=pretty))
 
 
 def duckdb_connection(threads: int = 1) -> duckdb.DuckDBPyConnection:

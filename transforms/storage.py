@@ -71,7 +71,7 @@ def read_bytes(uri: str) -> bytes:
 def write_bytes(uri: str, content: bytes) -> None:
     """Writes a small file so that no reader ever sees half of it."""
     filesystem, path = resolve(uri)
-    filesystem.create_dir(os.path.dirname(path), recursive=True)
+    _make_folder(os.path.dirname(path), uri)
     # Object stores show an object only once it is closed; a local file needs the rename.
     target = f"{path}.{uuid.uuid4().hex}.writing" if is_local(uri) else path
     try:
@@ -83,6 +83,12 @@ def write_bytes(uri: str, content: bytes) -> None:
         if target != path and os.path.exists(target):
             os.remove(target)
         raise
+
+
+def _make_folder(path: str, uri: str) -> None:
+    # An object store has no folders. Asked for one, it gets an empty object for each folder on the way, every time.
+    if is_local(uri):
+        os.makedirs(path, exist_ok=True)
 
 
 def write_parquet(rows: pa.Table, uri: str) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def write_parquet(rows: pa.Table, uri: str) -> dict[str, Any]:
     pq.write_table(rows, sink, compression="zstd", use_dictionary=repeated)
     content = sink.getvalue()
     filesystem, path = resolve(uri)
-    filesystem.create_dir(os.path.dirname(path), recursive=True)
+    _make_folder(os.path.dirname(path), uri)
     with filesystem.open_output_stream(path, compression=None) as stream:
         stream.write(content)
     return {"name": os.path.basename(path), "rows": rows.num_rows, "sha256": hashlib.sha256(content).hexdigest()}
@@ -177,8 +183,12 @@ def delete_directory(directory: str) -> None:
     from pyarrow import fs
 
     filesystem, path = resolve(directory)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+    if filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return
+    if is_local(directory):
         filesystem.delete_dir(path)
+    else:  # what makes a folder there is only what is in it: deleting "the folder itself" as well fails
+        filesystem.delete_dir_contents(path)
 
 
 def copy_directory(source: str, target: str) -> str:
@@ -189,7 +199,7 @@ def copy_directory(source: str, target: str) -> str:
     from pyarrow import fs
 
     (filesystem, path), (target_filesystem, target_path) = resolve(source), resolve(target)
-    target_filesystem.create_dir(target_path, recursive=True)
+    _make_folder(target_path, target)
     fs.copy_files(path, target_path, source_filesystem=filesystem, destination_filesystem=target_filesystem)
     return target
 

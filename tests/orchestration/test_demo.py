@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestration import demo
-from pipelines import orders_source
-from pipelines.orders_source import OrdersFormat
+from pipelines import order_files
+from pipelines.order_files import OrdersFormat
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_file_is_one_the_pipelines_read(tmp_path: Path) -> None:
     path = str(tmp_path / "deep" / "orders.parquet")
     demo.write_orders(path)
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["orders.parquet"]
-    source = orders_source.inspect(path, OrdersFormat())
+    source = order_files.inspect(path, OrdersFormat())
     assert (source.rows, source.first_day, source.end) == (69_659, datetime.date(1997, 1, 1), datetime.date(1998, 7, 1))
 
 

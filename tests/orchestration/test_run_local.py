@@ -213,8 +213,8 @@ def test_other_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_what_was_given_is_handed_on() -> None:
-    assert plan().orders_arguments == ()
-    assert plan("--buckets", 7, "--csv_encoding", "latin-1").orders_arguments == (
+    assert plan().orders == ("--orders", features_data.shop_file())
+    assert plan("--buckets", 7, "--csv_encoding", "latin-1").orders[2:] == (
         "--csv_encoding",
         "latin-1",
         "--buckets",

@@ -19,7 +19,7 @@ FIRST, CUTOFF = DAY(2010, 1, 1), DAY(2011, 1, 1)
 
 def cycle(**changes: Any) -> Cycle:
     plain: dict[str, Any] = {
-        "orders": "my orders.csv", "orders_arguments": ("--csv_delimiter", ";"), "cutoff": CUTOFF, "horizon_days": 90,
+        "orders": ("--orders", "my orders.csv", "--csv_delimiter", ";"), "cutoff": CUTOFF, "horizon_days": 90,
         "history_days": None, "training_cutoffs": (DAY(2010, 10, 3), DAY(2010, 7, 5)), "as_of": DAY(2011, 4, 1), "seed": 3,
         "run_directory": "w/runs/1", "serving": "sqlite://w/serving.db", "warehouse": "w/warehouse", "dead_letters": "w/dead",
     }  # fmt: skip

@@ -159,7 +159,7 @@ def test_the_manifest_tells_what_was_made(one_bucket: Path, orders_csv: str) -> 
 
 def test_nothing_of_the_work_stays_behind(one_bucket: Path, seven_buckets: Path, sixty_four_buckets: Path) -> None:
     for directory in (one_bucket, seven_buckets, sixty_four_buckets):
-        kept = {"raw", "transformed", "transform_fn", "dead_letters", storage.MANIFEST}
+        kept = {"raw", "transformed", "transform_fn", "dead_letters", "statistics", storage.MANIFEST}
         assert {path.name for path in directory.iterdir()} == kept
     assert not list((sixty_four_buckets / "dead_letters").iterdir())
 

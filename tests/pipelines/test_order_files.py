@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import orders_source
-from pipelines.orders_source import OrdersFormat, OrdersSource
+from pipelines import order_files, orders_source
+from pipelines.order_files import OrderFiles, OrdersFormat
 from tests import order_strategies
 from tests.order_strategies import INPUTS, Row, line
 from tests.pipelines.features_data import csv_text, write_csv, write_parquet
@@ -25,22 +25,22 @@ THEIRS = {"customer_id": "CustomerID", "ordered_at": "Invoice Date", "amount": "
 PLAIN = OrdersFormat()
 
 
-def inspect(path: Path | str, **how: Any) -> OrdersSource:
-    return orders_source.inspect(str(path), OrdersFormat(**how))
+def inspect(path: Path | str, **how: Any) -> OrderFiles:
+    return order_files.inspect(str(path), OrdersFormat(**how))
 
 
-def lines_of(source: OrdersSource) -> list[Row]:
+def lines_of(source: OrderFiles) -> list[Row]:
     """Every line of the source, in order."""
     return [
         row
         for split in source.splits
-        for batch in orders_source.read_split(split, source.format)
+        for batch in order_files.read_split(split, source.format)
         for row in batch.to_pylist()
     ]
 
 
-def malformed_of(source: OrdersSource) -> list[str]:
-    pairs = [pair for split in source.splits for pair in orders_source.read_split_with_malformed(split, source.format)]
+def malformed_of(source: OrderFiles) -> list[str]:
+    pairs = [pair for split in source.splits for pair in order_files.read_split_with_malformed(split, source.format)]
     return [text for _, malformed in pairs for text in malformed]
 
 
@@ -75,7 +75,7 @@ def test_csv_gives_back_every_line(tmp_path: Path, name: str) -> None:
 def test_blocks_cut_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quoted newlines, several bytes a character and small blocks: a line never falls apart."""
     path = write_csv(tmp_path / "orders.csv", AWKWARD)
-    monkeypatch.setattr(orders_source, "CSV_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(order_files, "CSV_BLOCK_BYTES", 4096)
     assert lines_of(inspect(path)) == as_read(AWKWARD)
 
 
@@ -125,14 +125,14 @@ TYPED = pa.table({
 def test_parquet_gives_back_every_line(
     tmp_path: Path, rows_per_group: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orders_source, "SPLIT_ROWS", 2)
+    monkeypatch.setattr(order_files, "SPLIT_ROWS", 2)
     source = inspect(write_parquet(tmp_path / "orders.parquet", TYPED, rows_per_group))
     assert source.rows == 4
     assert (source.first_day, source.last_day) == (NOON.date(), datetime.date(2012, 3, 3))
     assert len(source.splits) == (1 if rows_per_group is None else 2)
     assert lines_of(source) == TYPED.to_pylist()
     assert source.schema.field("customer_id").type == pa.string()
-    (first, *_) = orders_source.read_split(source.splits[0], PLAIN)
+    (first, *_) = order_files.read_split(source.splits[0], PLAIN)
     assert first.schema == source.schema
 
 
@@ -228,7 +228,7 @@ def test_unusable_csv(tmp_path: Path, content: bytes, said: str) -> None:
 
 def test_an_encoding_that_turns_out_wrong_late_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look sees the first block only; the reading that meets the byte says so in one line."""
-    monkeypatch.setattr(orders_source, "CSV_BLOCK_BYTES", 4096)
+    monkeypatch.setattr(order_files, "CSV_BLOCK_BYTES", 4096)
     rows = [line(f"c{i}", "2012-02-02", "1") for i in range(1000)] + [line("é", "2012-02-02", "1")]
     source = inspect(write_csv(tmp_path / "orders.csv", rows, encoding="latin-1"))
     with pytest.raises(UsageError, match=r"orders\.csv is not readable: .*invalid UTF8 data"):

@@ -96,6 +96,8 @@ def test_as_of_is_the_data_s_end_unless_given(elsewhere: Path) -> None:
 def test_nothing_but_predictions_stays_behind(elsewhere: Path) -> None:
     assert {path.name for path in elsewhere.iterdir() if path.suffix != ".parquet"} == {
         "dead_letters",
+        "statistics",
+        "skew.json",
         storage.MANIFEST,
     }
 
@@ -228,7 +230,32 @@ def test_a_half_written_model_is_refused(capsys: pytest.CaptureFixture[str], cyc
     )
 
 
-def test_few_customers_and_odd_ids(cycle: Cycle, tmp_path: Path) -> None:
+@pytest.fixture
+def lenient(tmp_path: Path) -> list[str]:
+    """For a handful of customers, who are never like those of a shop: differences are told, and accepted."""
+    path = tmp_path / "lenient.toml"
+    metrics = ("rows_lost", "missing", "zeros", "divergence", "categories")
+    path.write_text("[default]\n" + "".join(f"{name} = {{ warn = 0.1 }}\n" for name in metrics))
+    return ["--skew_thresholds", str(path)]
+
+
+def test_customers_unlike_the_model_s_are_not_scored_for_use(
+    capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path, lenient: list[str]
+) -> None:
+    """Three of the shop's customers are left, and nobody has a country."""
+    path = write_csv(tmp_path / "orders.csv", [line(who, "2011-08-23", "10") for who in "abc"])
+    argv = ["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out")]
+    message = refused(capsys, predict.main, argv)
+    assert message.startswith("the customers are not like those the model learned from: fail: ")
+    assert "rows_lost is 0.993, accepted is at most 0.25 (3 customers, 439 in the latest" in message
+    assert "country: missing is" in message and "--skew_thresholds" in message
+    with pytest.raises(UsageError, match="not a complete predictions directory"):
+        storage.read_manifest(str(tmp_path / "out"), "predictions")
+    made = predict.run([*argv, *lenient])
+    assert any("rows_lost" in line for line in made["skew"]) and made["rows"] == 3
+
+
+def test_few_customers_and_odd_ids(cycle: Cycle, tmp_path: Path, lenient: list[str]) -> None:
     """Fewer customers than deciles; a dead letter beside them."""
     ids = ["é", 'two\nlines, "quoted"', "C00001"]
     rows = [
@@ -237,7 +264,7 @@ def test_few_customers_and_odd_ids(cycle: Cycle, tmp_path: Path) -> None:
         line("C00001", "2011-07-01", "5"),
     ]
     path = write_csv(tmp_path / "orders.csv", rows)
-    made = predict.run(["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out")])
+    made = predict.run(["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out"), *lenient])
     found = read_rows(tmp_path / "out")
     assert sorted(found["customer_id"].to_pylist()) == sorted(ids)
     assert sorted(found["decile"].to_pylist()) == [1, 4, 7]
@@ -245,7 +272,7 @@ def test_few_customers_and_odd_ids(cycle: Cycle, tmp_path: Path) -> None:
 
 
 def test_one_day_of_orders_can_be_predicted_but_not_trained_on(
-    capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path, lenient: list[str]
 ) -> None:
     table = pa.table({"customer_id": ["a"], "ordered_at": [datetime.date(2011, 8, 23)], "amount": [1]})
     pq.write_table(table, tmp_path / "day.parquet")
@@ -254,5 +281,5 @@ def test_one_day_of_orders_can_be_predicted_but_not_trained_on(
     assert "leaves no orders on one side" in message
     with pytest.raises(UsageError, match="not a complete predictions directory"):
         storage.read_manifest(str(tmp_path / "out"), "predictions")
-    predict.run([*arguments, "--model", cycle.model])
+    predict.run([*arguments, "--model", cycle.model, *lenient])
     assert read_rows(tmp_path / "out")["decile"].to_pylist() == [1]

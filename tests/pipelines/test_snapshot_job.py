@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import features, options, predict, snapshot_job
+from pipelines import features, options, orders_arguments, predict
 from pipelines.snapshot_job import Ledger
 from tests.pipelines import features_data
 from transforms import storage
@@ -96,11 +96,11 @@ def build(module: Any, directory: Path, *arguments: Any) -> Any:
     argv = ["--orders", features_data.shop_file(), "--output", str(directory), *map(str, arguments)]
     parse = module.FeaturesOptions.parse if module is features else module.PredictOptions.parse
     parsed, beam_arguments = parse(argv)
-    source = snapshot_job.open_source(parsed.orders, None, ",", "utf8")
+    source = orders_arguments.open_orders(parsed.orders)
     cutoff = datetime.date(2011, 1, 1)
     snapshot = Snapshot(cutoff, features_data.SHOP_HORIZON_DAYS, labels=module is features)
     beam_options = options.pipeline_options(beam_arguments)
-    return module.build_pipeline(parsed, beam_options, source, snapshot, {"model_version": "m"})
+    return module.build_pipeline(parsed, beam_options, source, snapshot, {"model_version": "m", "orders": "shop"})
 
 
 WINDOW = ("--cutoff", "2011-01-01", "--horizon_days", features_data.SHOP_HORIZON_DAYS)
@@ -126,7 +126,7 @@ def test_the_manifest_waits_for_every_writer(command: str, writers: list[str], t
     else:
         reuse = ("--reuse_transform", analysed()) if command == "features again" else ()
         pipeline = build(features, tmp_path, *WINDOW, *reuse)
-    steps, reached = steps_before(pipeline, "WriteManifest")
+    steps, reached = steps_before(pipeline, "Complete")
     for writer in writers:
         of_writer = {name for name in steps if writer in name.split("/")}
         assert of_writer, f"no step is called {writer}"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms import schema, storage
+from transforms import schema, statistics, storage
 
 CUTOFF = datetime.date(2011, 1, 1)
 HISTORY_DAYS = 730
@@ -164,7 +164,7 @@ def write_features(
     directory: Path | str, customers: pa.Table, transformed: pa.Table, transform_output: str, *,
     cutoff: datetime.date = CUTOFF, horizon_days: int = 90, history_days: int | None = None, fingerprint: str = "f1",
 ) -> str:  # fmt: skip
-    """A finished features directory: raw/, transformed/, transform_fn/ and the manifest."""
+    """A finished features directory: raw/, transformed/, transform_fn/, statistics/ and the manifest."""
     arguments = {
         "cutoff": cutoff.isoformat(), "horizon_days": horizon_days, "history_days": history_days,
         "schema_fingerprint": schema.fingerprint(schema.CUSTOMERS),
@@ -176,6 +176,7 @@ def write_features(
             storage.write_parquet(rows, f"{directory}/{folder}/part-0000{i}-of-00002.parquet")
             for i, rows in enumerate((table.slice(0, half), table.slice(half)))
         ]
+    statistics.write(f"{directory}/statistics", statistics.of_table(customers, cutoff.isoformat()))
     shutil.copytree(transform_output, Path(directory) / "transform_fn")
     storage.finish(
         str(directory),

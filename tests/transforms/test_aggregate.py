@@ -22,7 +22,10 @@ from tests import brute_force, order_strategies
 from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS, Row
 from tests.pipelines.features_data import expected_customers, expected_lines
 from transforms import aggregate, dead_letters, schema
+from transforms import buckets as bucketing
+from transforms.buckets import COUNTS_TAG, DEAD_LETTERS_TAG, ROUTED_ROWS, STATISTICS_TAG, bucket_count
 from transforms.customer_features import Snapshot
+from transforms.statistics import Statistics
 
 ROWS = order_strategies.awkward_orders()
 SCHEMA = order_strategies.to_table(ROWS).schema
@@ -42,16 +45,19 @@ class Outputs:
         self.main: list[Any] = []
         self.counts: Counter[tuple[str, str]] = Counter()
         self.letters: list[dead_letters.DeadLetter] = []
+        self.statistics: list[Statistics] = []
 
     def take(self, outputs: Iterable[Any] | None) -> None:
         for output in outputs or ():
             value = output.value if isinstance(output, WindowedValue) else output
             tag, value = (value.tag, value.value) if isinstance(value, pvalue.TaggedOutput) else (None, value)
             value = value.value if isinstance(value, WindowedValue) else value
-            if tag == aggregate.COUNTS_TAG:
+            if tag == COUNTS_TAG:
                 self.counts[value[0]] += value[1]
-            elif tag == aggregate.DEAD_LETTERS_TAG:
+            elif tag == DEAD_LETTERS_TAG:
                 self.letters.append(value)
+            elif tag == STATISTICS_TAG:
+                self.statistics.append(value)
             else:
                 self.main.append(value)
 
@@ -145,7 +151,7 @@ def test_neither_buckets_nor_transport_matter(
     st.lists(st.integers(0, len(ROWS)), max_size=6),
     st.sampled_from((1, 1, 7)),
     st.booleans(),
-    st.sampled_from((1, 25, aggregate.ROUTED_ROWS)),
+    st.sampled_from((1, 25, ROUTED_ROWS)),
 )
 def test_no_shuffle_and_no_cut_matters(
     tmp_path_factory: pytest.TempPathFactory, reference: pa.Table, randomness: random.Random, cuts: list[int], buckets: int,
@@ -153,7 +159,7 @@ def test_no_shuffle_and_no_cut_matters(
 ) -> None:  # fmt: skip
     rows = randomness.sample(ROWS, len(ROWS))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aggregate, "ROUTED_ROWS", routed_rows)
+        patch.setattr(bucketing, "ROUTED_ROWS", routed_rows)
         customers, outputs = run_job(bundles_of(rows, cuts), buckets, tmp_path_factory.mktemp("job"), as_files=as_files)
     brute_force.assert_equal({row["customer_id"]: row for row in reference.to_pylist()}, customers)
     assert lines_of(outputs.counts) == EXPECTED_LINES
@@ -198,4 +204,4 @@ def test_no_part_is_written_for_a_bucket_without_customers(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("lines", "buckets"), [(0, 1), (1, 1), (250_000, 1), (250_001, 2), (10_000_000, 40)])
 def test_the_number_of_buckets_follows_the_lines(lines: int, buckets: int) -> None:
-    assert aggregate.bucket_count(lines) == buckets
+    assert bucket_count(lines) == buckets

@@ -1,0 +1,301 @@
+"""BigQuery as every part of the system meets it: checked names, clients, jobs that run once, readable errors.
+
+The clients follow ``BIGQUERY_EMULATOR_HOST`` (a URL, as Google's own do) and
+``BIGQUERY_STORAGE_EMULATOR_HOST`` (host:port of its Storage API), so that everything runs against a
+local emulator, without credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transforms.errors import UsageError, rejected
+
+if TYPE_CHECKING:
+    from google.cloud import bigquery, bigquery_storage
+
+SCHEME = "bigquery://"
+# Google's rules for names, without the exotic: no quote, backtick, backslash or dot can pass.
+_PROJECT = r"(?:[a-z][a-z0-9.-]{1,61}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+_DATASET, _TABLE = r"[A-Za-z0-9_]{1,1024}", r"[\w-]+(?: +[\w-]+)*"
+_DATASET_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})")
+_TABLE_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})\.({_TABLE})")
+_ACCEPTED_TABLE = "project.dataset.table, such as my-project.shop.orders"
+# A job that failed for one of these reasons may succeed when it is run again.
+_TRANSIENT = {"backendError", "internalError", "rateLimitExceeded", "jobBackendError", "jobInternalError"}
+_MOST_ATTEMPTS = 4
+_PAUSE_SECONDS = 2.0  # doubled before each further attempt
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name; ``partition`` (a day) is the part of it that a job writes."""
+
+    project: str
+    dataset: str
+    table: str
+    partition: datetime.date | None = None
+
+    @classmethod
+    def parse(cls, argument: str, text: str) -> Table:
+        """A name from a command line, ``bigquery://`` in front of it or not.
+
+        Raises:
+          UsageError: it is no table's name.
+        """
+        match = _TABLE_NAME.fullmatch(text.removeprefix(SCHEME))
+        if match is None or len(match[3].encode()) > 1024:
+            raise rejected(argument, text, _ACCEPTED_TABLE)
+        return cls(match[1], match[2], match[3])
+
+    def __str__(self) -> str:
+        day = f"${self.partition:%Y%m%d}" if self.partition else ""
+        return f"{self.project}.{self.dataset}.{self.table}{day}"
+
+    @property
+    def sql(self) -> str:
+        """The name quoted for SQL; ``parse`` lets no character through that could end the quotes."""
+        return f"`{self.project}.{self.dataset}.{self.table}`"
+
+    @property
+    def path(self) -> str:
+        """The name as the Storage API wants it."""
+        return f"projects/{self.project}/datasets/{self.dataset}/tables/{self.table}"
+
+    @property
+    def reference(self) -> bigquery.TableReference:
+        from google.cloud import bigquery
+
+        return bigquery.TableReference(
+            bigquery.DatasetReference(self.project, self.dataset),
+            str(self).removeprefix(f"{self.project}.{self.dataset}."),
+        )
+
+    def beside(self, suffix: str) -> Table:
+        """Another table of the same dataset."""
+        return Table(self.project, self.dataset, self.table + suffix)
+
+    @classmethod
+    def of(cls, reference: Any) -> Table:
+        """The name in a reference that BigQuery answered with."""
+        return cls(reference.project, reference.dataset_id, reference.table_id)
+
+
+def parse_dataset(argument: str, text: str) -> tuple[str, str]:
+    """The project and the name of a dataset from a command line.
+
+    Raises:
+      UsageError: it is no dataset's name.
+    """
+    match = _DATASET_NAME.fullmatch(text.removeprefix(SCHEME))
+    if match is None:
+        raise rejected(argument, text, "project.dataset, such as my-project.shop")
+    return match[1], match[2]
+
+
+@functools.cache
+def client(project: str) -> bigquery.Client:
+    """The process's client for jobs of a project."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import bigquery
+
+    credentials = AnonymousCredentials() if os.environ.get("BIGQUERY_EMULATOR_HOST") else None
+    return bigquery.Client(project, credentials=credentials)
+
+
+@functools.cache
+def storage_client() -> bigquery_storage.BigQueryReadClient:
+    """The process's client of the Storage Read API."""
+    from google.cloud import bigquery_storage
+
+    emulator = os.environ.get("BIGQUERY_STORAGE_EMULATOR_HOST")
+    if not emulator:
+        return bigquery_storage.BigQueryReadClient()
+    import grpc
+    from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+
+    # Answers hold whole pages of rows: no limit of ours on their size, as in the client's own channel.
+    channel = grpc.insecure_channel(emulator, [("grpc.max_receive_message_length", -1)])
+    return bigquery_storage.BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query job that runs once: whoever runs it again, under the same name, finds it.
+
+    ``name`` becomes the job id, with a hash of what is run. ``destination`` is replaced whole by the
+    result, or its one partition is; without it the result stays in a table of BigQuery's own for a day.
+    """
+
+    name: str
+    project: str
+    sql: str
+    location: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    maximum_bytes_billed: int | None = None
+    destination: Table | None = None
+    partitioned_by: str | None = None  # the destination's DATE column, where it has partitions
+    clustered_by: tuple[str, ...] = ()
+
+    def job_id(self, attempt: int) -> str:
+        content = json.dumps([self.sql, str(self.destination), self.maximum_bytes_billed, attempt])
+        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+    def config(self) -> bigquery.QueryJobConfig:
+        from google.cloud import bigquery
+
+        config = bigquery.QueryJobConfig(labels=self.labels, use_legacy_sql=False)
+        if self.maximum_bytes_billed is not None:
+            config.maximum_bytes_billed = self.maximum_bytes_billed
+        if self.destination:
+            config.destination = self.destination.reference
+            config.write_disposition = "WRITE_TRUNCATE"
+            config.clustering_fields = list(self.clustered_by) or None
+            if self.partitioned_by:
+                config.time_partitioning = bigquery.TimePartitioning(field=self.partitioned_by)
+        return config
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load job from Cloud Storage that runs once, as a ``Query`` does, and replaces its destination whole.
+
+    ``settings`` are attributes of ``LoadJobConfig``; ``fields`` are the columns' names and BigQuery types.
+    """
+
+    name: str
+    project: str
+    uris: tuple[str, ...]
+    destination: Table
+    fields: tuple[tuple[str, str], ...]
+    settings: dict[str, Any]
+    location: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def job_id(self, attempt: int) -> str:
+        content = json.dumps([self.uris, str(self.destination), self.fields, self.settings, attempt])
+        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+    def config(self) -> bigquery.LoadJobConfig:
+        from google.cloud import bigquery
+
+        config = bigquery.LoadJobConfig(labels=self.labels, write_disposition="WRITE_TRUNCATE", **self.settings)
+        config.schema = [bigquery.SchemaField(name, type_) for name, type_ in self.fields]
+        return config
+
+
+def run(query: Query) -> bigquery.QueryJob:
+    """Runs the query to its end, or finds that it has run, and returns the job.
+
+    Raises:
+      UsageError: BigQuery refuses it; one line naming the resource and what is accepted.
+    """
+    job: bigquery.QueryJob = _run("query", query, lambda job_id: _insert_query(query, job_id))
+    return job
+
+
+def run_load(load: Load) -> bigquery.LoadJob:
+    """Runs the load to its end, or finds that it has run, and returns the job.
+
+    Raises:
+      UsageError: as ``run``.
+    """
+    job: bigquery.LoadJob = _run("load", load, lambda job_id: _insert_load(load, job_id))
+    return job
+
+
+def _run(kind: str, what: Query | Load, insert: Callable[[str], Any]) -> Any:
+    for attempt in range(_MOST_ATTEMPTS):
+        job = _insert(kind, what, what.job_id(attempt), insert)
+        with explained(f"{kind} {job.job_id}"):
+            try:
+                job.result()
+                return job
+            except Exception:
+                reasons = {error.get("reason") for error in job.errors or ()}
+                if not reasons & _TRANSIENT or attempt + 1 == _MOST_ATTEMPTS:
+                    raise
+        # A failed job keeps its id: the next attempt has another.
+        time.sleep(_PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _insert(kind: str, what: Query | Load, job_id: str, insert: Callable[[str], Any]) -> Any:
+    from google.api_core.exceptions import Conflict
+
+    with explained(f"{kind} {job_id}"):
+        try:
+            return insert(job_id)
+        except Conflict:  # inserted before, by a worker that was stopped or a request whose answer was lost
+            return client(what.project).get_job(job_id, location=what.location)
+
+
+def _insert_query(query: Query, job_id: str) -> bigquery.QueryJob:
+    return client(query.project).query(
+        query.sql, query.config(), job_id=job_id, location=query.location, job_retry=None
+    )  # fmt: skip
+
+
+def _insert_load(load: Load, job_id: str) -> bigquery.LoadJob:
+    return client(load.project).load_table_from_uri(
+        list(load.uris), load.destination.reference, job_id=job_id, location=load.location, job_config=load.config()
+    )
+
+
+def dry_run(query: Query) -> bigquery.QueryJob:
+    """What BigQuery says of the query without running it: its schema, its tables, the bytes it would scan.
+
+    Raises:
+      UsageError: as ``run``.
+    """
+    config = query.config()
+    config.dry_run, config.use_query_cache = True, False
+    with explained("the query"):
+        return client(query.project).query(query.sql, config, location=query.location, job_retry=None)
+
+
+@contextlib.contextmanager
+def explained(resource: str) -> Iterator[None]:
+    """Google's errors as one readable line that names the resource.
+
+    Raises:
+      UsageError: for what a person can mend; anything else passes as it is.
+    """
+    from google.api_core import exceptions
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        yield
+    except DefaultCredentialsError as error:
+        raise UsageError(
+            f"{resource}: no Google Cloud credentials found: run `gcloud auth application-default login`, or set "
+            "GOOGLE_APPLICATION_CREDENTIALS to a key file"
+        ) from error
+    except exceptions.GoogleAPICallError as error:
+        if isinstance(error, exceptions.ServerError | exceptions.TooManyRequests):
+            raise
+        raise UsageError(f"{resource}: {_message(error)}") from error
+
+
+def _message(error: Any) -> str:
+    text = " ".join(str(error.message).split())
+    # The REST client puts the request before BigQuery's own words.
+    text = re.sub(r"^(GET|POST|PUT|PATCH|DELETE) \S+: ", "", text)
+    reasons = {item.get("reason") for item in error.errors or () if isinstance(item, dict)}
+    hints = {
+        "bytesBilledLimitExceeded": "accepted is a larger --maximum_bytes_billed, or fewer columns or days to scan",
+        "notFound": "accepted is the name of one that exists, in the location of the others",
+        "accessDenied": "accepted is an account with the roles BigQuery Job User, Data Viewer (to write: Data Editor) and Read Session User",
+        "responseTooLarge": "name a --features_table: results above 10 GB need a table of their own",
+    }
+    return "; ".join([text[:600], *(hint for reason, hint in hints.items() if reason in reasons)])

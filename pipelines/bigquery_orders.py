@@ -1,0 +1,318 @@
+"""Orders in BigQuery: a table, or what a query gives, as it was at one instant.
+
+The instant is taken from BigQuery's own clock before anything is read, kept in the manifest, and every
+statement reads the tables ``FOR SYSTEM_TIME AS OF`` it: rows that arrive meanwhile are in none of them.
+Views and external tables know no such time; they are read as they are when each statement runs.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ibis
+import pyarrow as pa
+import sqlglot
+from ibis.expr import types as ir
+from sqlglot import expressions as sge
+
+from pipelines import bigquery, orders_source
+from pipelines.bigquery import Query, Table
+from pipelines.orders_source import OrdersSource
+from transforms import customer_features, engines, pushdown, schema, storage
+from transforms.errors import UsageError, rejected
+
+if TYPE_CHECKING:
+    from google.cloud.bigquery import SchemaField
+
+_TYPES = {
+    "STRING": pa.string(), "INTEGER": pa.int64(), "INT64": pa.int64(), "FLOAT": pa.float64(), "FLOAT64": pa.float64(),
+    "NUMERIC": pa.decimal128(38, 9), "BIGNUMERIC": pa.decimal256(76, 38), "DATE": pa.date32(),
+    "DATETIME": pa.timestamp("us"), "TIMESTAMP": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+_UNUSABLE = pa.struct([])  # stands for the types no column of ours can have
+_DIALECT = "bigquery"
+
+
+@dataclass(frozen=True)
+class BigQueryRequest:
+    """How a person asks for orders in BigQuery, unchecked."""
+
+    table: str | None  # bigquery://project.dataset.table
+    query: str | None  # a file with one SELECT
+    columns: dict[str, str]
+    project: str | None = None  # whose quota and bill; the table's own by default
+    snapshot_time: datetime.datetime | None = None
+    maximum_bytes_billed: int | None = None
+    pushdown: bool = True
+    features_table: str | None = None
+
+
+@dataclass(frozen=True)
+class BigQueryOrders(OrdersSource):
+    """Orders in BigQuery, pinned to an instant as far as its tables allow."""
+
+    select: str  # SQL: our columns of the orders as of the instant
+    text: str | None  # the person's own query
+    table: Table | None  # the table itself, where it can be read without a query
+    snapshot_time: datetime.datetime
+    chosen_time: datetime.datetime | None  # as asked for
+    modified: tuple[str, ...]  # when each base table was changed last
+    project: str
+    location: str | None
+    maximum_bytes_billed: int | None
+    pushdown: bool
+    features_table: Table | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        # A retry an hour later means the same orders unless it names an instant: the manifest tells which it was.
+        return {
+            **super().identity,
+            "orders_query": self.text,
+            "snapshot_time": self.chosen_time and str(self.chosen_time),
+            "pushdown": self.pushdown,
+            "features_table": self.features_table and str(self.features_table),
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {**super().provenance, "snapshot_time": str(self.snapshot_time), "pinned": self.pinned}
+
+    @property
+    def revision(self) -> Any:
+        return [*self.modified, None if self.pinned else str(self.snapshot_time)]
+
+    def query(self, name: str, sql: str, labels: dict[str, str] | None = None, **options: Any) -> Query:
+        """A job over these orders, within the limit of bytes."""
+        return Query(
+            name, self.project, sql, self.location, labels or {}, self.maximum_bytes_billed, **options
+        )  # fmt: skip
+
+    def compiled(self, expression: ir.Table) -> str:
+        """The SQL of an expression over ``raw_orders(self.schema)``."""
+        return _compiled(expression, self.select)
+
+    def extent_sql(self) -> str:
+        return _extent_sql(self.select, self.schema)
+
+    def customers_sql(self, snapshot: customer_features.Snapshot) -> str:
+        return self.compiled(pushdown.customers_and_fates(raw_orders(self.schema), snapshot))
+
+    def dead_lines_sql(self) -> str:
+        return self.compiled(pushdown.dead_lines(raw_orders(self.schema)))
+
+
+def raw_orders(our_schema: pa.Schema) -> ir.Table:
+    return ibis.table(ibis.Schema.from_pyarrow(our_schema), name="raw")
+
+
+def _compiled(expression: ir.Table, select: str) -> str:
+    source = sqlglot.parse_one(select, dialect=_DIALECT)
+    assert isinstance(source, sge.Query)
+    return engines.compile_sql(expression, "bigquery", pretty=True, tables={"raw": source})
+
+
+def open_orders(request: BigQueryRequest, *, run: bool = True) -> BigQueryOrders:
+    """Checks the request against BigQuery and looks at the orders' extent (one cheap query over ordered_at).
+
+    Args:
+      run: False asks for metadata only, and leaves the extent empty.
+
+    Raises:
+      UsageError: a name is none, a table or column is missing, a type cannot become the schema's, the query
+        is more than one SELECT, or there are no rows.
+    """
+    features_table = request.features_table and Table.parse("--features_table", request.features_table)
+    if features_table and not request.pushdown:
+        raise UsageError(
+            "--features_table is written by the pushed-down query: accepted is one without the other, --no_pushdown"
+        )
+    origin = _of_table(request) if request.table else _of_query(request)
+    uri = request.table or str(request.query)
+    theirs = pa.schema([pa.field(field.name, _arrow_type(field)) for field in origin.fields])
+    shown = {field.name: f"{field.mode} {field.field_type}".removeprefix("NULLABLE ") for field in origin.fields}
+    ours = orders_source.our_schema(theirs, request.columns, uri, shown)
+    project = request.project or origin.project
+    at = request.snapshot_time or _now(project, origin.location, run)
+    select = _select(origin, ours, request.columns, at)
+    rows, first, last = 0, datetime.date.min, datetime.date.max
+    if run:
+        rows, first, last = _extent(select, ours, project, origin.location, request.maximum_bytes_billed, uri)
+    return BigQueryOrders(
+        uri=uri, columns=request.columns, schema=ours, rows=rows, first_day=first, last_day=last, select=select,
+        text=origin.text, table=origin.table, snapshot_time=at, chosen_time=request.snapshot_time, pinned=origin.pinned,
+        modified=origin.modified,
+        project=project, location=origin.location, maximum_bytes_billed=request.maximum_bytes_billed,
+        pushdown=request.pushdown, features_table=features_table or None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the orders are taken from: a table's name or a query's tree, and what BigQuery says of it."""
+
+    tree: sge.Expression
+    fields: list[SchemaField]
+    project: str
+    location: str | None
+    pinned: bool
+    modified: tuple[str, ...]
+    text: str | None = None
+    table: Table | None = None
+
+    def at(self, instant: datetime.datetime) -> sge.Expression:
+        """The tree with each base table as of the instant."""
+        version = sge.Version(this="TIMESTAMP", kind="AS OF", expression=_timestamp(instant))
+        tree = self.tree.copy()
+        for table in tree.find_all(sge.Table):
+            if table.meta.get("base_table"):
+                table.set("version", version.copy())
+        return tree
+
+
+def _timestamp(instant: datetime.datetime) -> sge.Expression:
+    return sge.cast(sge.Literal.string(instant.astimezone(datetime.UTC).isoformat(" ")), "TIMESTAMPTZ")
+
+
+def _arrow_type(field: SchemaField) -> pa.DataType:
+    return _UNUSABLE if field.mode == "REPEATED" else _TYPES.get(field.field_type, _UNUSABLE)
+
+
+def _of_table(request: BigQueryRequest) -> _Origin:
+    table = Table.parse("--orders", str(request.table))
+    project = request.project or table.project
+    with bigquery.explained(f"--orders {request.table}"):
+        found = bigquery.client(project).get_table(table.reference)
+    tree = sqlglot.parse_one(table.sql, into=sge.Table, dialect=_DIALECT)
+    base = found.table_type == "TABLE"
+    tree.meta["base_table"] = base
+    return _Origin(
+        tree,
+        list(found.schema),
+        table.project,
+        found.location,
+        base,
+        (str(found.modified),),
+        table=table if base else None,
+    )
+
+
+def _of_query(request: BigQueryRequest) -> _Origin:
+    """The query of a file, with every table's name complete and known to exist."""
+    path = str(request.query)
+    project = _query_project(request)
+    tree = _parse_query(path)
+    common = {cte.alias for cte in tree.find_all(sge.CTE)}
+    pinned, location, modified = True, None, []
+    for table in tree.find_all(sge.Table):
+        if not isinstance(table.this, sge.Identifier) or (not table.db and table.name in common):
+            continue
+        found = _table_of_query(table, project, path)
+        table.meta["base_table"] = found is not None and found.table_type == "TABLE" and not table.args.get("version")
+        pinned = pinned and bool(table.meta["base_table"] or table.args.get("version"))
+        location = location or (found and found.location)
+        modified.append(str(found and found.modified))
+    text = tree.sql(dialect=_DIALECT, comments=False)
+    fields = bigquery.dry_run(Query("clv-schema", project, text, location)).schema
+    if not fields:
+        raise UsageError(
+            f"--orders_query {path!r}: BigQuery gives no columns for it: accepted is one SELECT of order lines"
+        )
+    return _Origin(tree, list(fields), project, location, pinned, tuple(modified), text=text)
+
+
+def _query_project(request: BigQueryRequest) -> str:
+    import os
+
+    project = request.project or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    if not project:
+        raise UsageError("--orders_query needs the project that pays for it: name it by --project")
+    return project
+
+
+def _parse_query(path: str) -> sge.Query:
+    """Raises: UsageError for anything but exactly one query: what is run later is written from this tree, not the text."""
+    try:
+        text = storage.read_bytes(path).decode()
+    except (OSError, UnicodeError) as error:
+        raise rejected("--orders_query", path, "a readable UTF-8 file with one SELECT") from error
+    try:
+        trees = [tree for tree in sqlglot.parse(text, dialect=_DIALECT) if tree is not None]
+    except sqlglot.errors.SqlglotError as error:
+        # The parser underlines the place with terminal codes.
+        problem = " ".join(str(error).replace("\x1b[4m", "").replace("\x1b[0m", "").split())[:300]
+        raise UsageError(f"--orders_query {path!r} is not GoogleSQL: {problem}") from error
+    if len(trees) != 1 or not isinstance(trees[0], sge.Query):
+        raise UsageError(
+            f"--orders_query {path!r} holds {len(trees)} statements, or another than SELECT: accepted is one SELECT"
+        )
+    return trees[0]
+
+
+def _table_of_query(table: sge.Table, project: str, path: str) -> Any:
+    """The table's metadata; None where the name stands for several tables or a view of BigQuery's own."""
+    if not table.db:
+        raise UsageError(
+            f"--orders_query {path!r}: {table.name} is no complete name: accepted is dataset.table or project.dataset.table"
+        )
+    if table.name.endswith("*") or "INFORMATION_SCHEMA" in table.sql().upper():
+        return None
+    name = Table.parse(f"--orders_query {path!r}: table", f"{table.catalog or project}.{table.db}.{table.name}")
+    table.set("catalog", sge.to_identifier(name.project, quoted=True))
+    table.set("db", sge.to_identifier(name.dataset, quoted=True))
+    table.set("this", sge.to_identifier(name.table, quoted=True))
+    table.meta["quoted_table"] = True
+    with bigquery.explained(f"--orders_query {path!r}: {name}"):
+        return bigquery.client(project).get_table(name.reference)
+
+
+def _select(origin: _Origin, ours: pa.Schema, columns: dict[str, str], instant: datetime.datetime) -> str:
+    """SELECT our columns, under our names, of the orders as of the instant."""
+    types = {field.name: field.field_type for field in origin.fields}
+    selected = []
+    for name in ours.names:
+        theirs = columns.get(name, name)
+        column: sge.Expression = sge.column(theirs, quoted=True)
+        if types[theirs] == "BIGNUMERIC":  # 76 digits: text, as what the workers read is
+            column = sge.cast(column, "TEXT")
+        selected.append(sge.alias_(column, name, quoted=True))
+    source = origin.at(instant)
+    if not isinstance(source, sge.Table):
+        source = sge.Subquery(this=source, alias=sge.TableAlias(this=sge.to_identifier("orders")))
+    return sge.select(*selected).from_(source).sql(dialect=_DIALECT, comments=False)
+
+
+def _now(project: str, location: str | None, run: bool) -> datetime.datetime:
+    """BigQuery's clock (this machine's may be ahead of it), or ours where nothing is to run."""
+    if not run:
+        return datetime.datetime.now(datetime.UTC)
+    job = bigquery.run(Query(_unique("clv-now"), project, "SELECT CURRENT_TIMESTAMP() AS instant", location))
+    (row,) = job.result()
+    instant: datetime.datetime = row["instant"]
+    return instant
+
+
+def _extent_sql(select: str, ours: pa.Schema) -> str:
+    return _compiled(pushdown.extent(raw_orders(ours)), select)
+
+
+def _extent(
+    select: str, ours: pa.Schema, project: str, location: str | None, limit: int | None, uri: str
+) -> tuple[int, datetime.date, datetime.date]:
+    sql = _extent_sql(select, ours)
+    (row,) = bigquery.run(Query(_unique("clv-extent"), project, sql, location, {}, limit)).result()
+    if not row["order_lines"]:
+        raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
+    if row["first_day"] is None:
+        raise UsageError(
+            f"--orders {uri!r} has {row['order_lines']} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
+        )
+    return row["order_lines"], row["first_day"], row["last_day"]
+
+
+def _unique(name: str) -> str:
+    import uuid
+
+    return f"{name}-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,209 @@
+"""Orders in, one Parquet part of customers per bucket out, every line counted: from batches, or from BigQuery itself."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam import pvalue
+from apache_beam.pvalue import PCollection
+
+from pipelines import order_files
+from pipelines.order_files import OrderFiles
+from pipelines.orders_source import OrdersSource
+from transforms import aggregate, buckets, dead_letters, progress, storage
+from transforms.buckets import COUNTS_TAG, DEAD_LETTERS_TAG, STATISTICS_TAG
+from transforms.customer_features import Snapshot
+from transforms.statistics import Statistics
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipelines.bigquery import Query
+    from pipelines.bigquery_orders import BigQueryOrders
+    from pipelines.order_files import OrdersFormat, Split
+    from pipelines.read_bigquery import Rows
+
+
+class CustomerParts(NamedTuple):
+    paths: PCollection[str]  # Parquet parts of schema.CUSTOMERS
+    counts: PCollection[buckets.Count]
+    statistics: PCollection[Statistics]  # one, of all customers
+    dead_letters: PCollection[Any]  # complete once they are written
+
+
+class Work(NamedTuple):
+    """Where a job's customers and leftovers go."""
+
+    step: str  # names BigQuery's jobs
+    output: str  # the step's directory; gets dead_letters/
+    parts: str  # the directory that gets the Parquet parts
+    bucket_count: int
+    bucket_directory: str | None  # of this machine, where the workers share its files; else None
+    attempt: str
+
+
+def customer_parts(pipeline: beam.Pipeline, source: OrdersSource, snapshot: Snapshot, work: Work) -> CustomerParts:
+    """Adds reading, cleaning and aggregation of the orders to the pipeline."""
+    if isinstance(source, OrderFiles):
+        lines = (
+            pipeline
+            | "Splits" >> beam.Create(source.splits)
+            | "SpreadSplits" >> beam.Reshuffle()
+            | "ReadOrders" >> beam.ParDo(_ReadSplit(source.format, source.rows))
+        )
+        return _from_lines(lines, source, snapshot, work)
+    from pipelines.bigquery_orders import BigQueryOrders
+
+    assert isinstance(source, BigQueryOrders)
+    if source.pushdown:
+        return _pushed_down(pipeline, source, snapshot, work)
+    return _from_lines(_table_lines(pipeline, source, work), source, snapshot, work)
+
+
+class _ReadSplit(beam.DoFn):
+    def __init__(self, how: OrdersFormat, total: int) -> None:
+        self.how = how
+        self.total = total
+
+    def process(self, split: Split) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
+        for batch, malformed in order_files.read_split_with_malformed(split, self.how):
+            yield batch, malformed
+            progress.advance("lines", batch.num_rows + len(malformed), self.total)
+
+
+def _table_lines(pipeline: beam.Pipeline, source: BigQueryOrders, work: Work) -> PCollection[Any]:
+    """The orders of a table, or of a query's result, as batches beside no malformed line."""
+    from pipelines import read_bigquery
+    from pipelines.read_bigquery import Rows
+
+    if source.table:
+        columns = tuple((source.columns.get(name, name), name) for name in source.schema.names)
+        rows = pipeline | "Table" >> beam.Create(
+            [Rows(source.table, source.project, columns, snapshot_time=source.snapshot_time)]
+        )
+    else:
+        query = source.query(f"clv-orders-{work.attempt}", source.select, {"step": work.step})
+        rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
+    batches = read_bigquery.read(rows, "Orders", unit="lines", total=source.rows)
+    return batches | "NoneMalformed" >> beam.Map(lambda batch: (batch, []))
+
+
+def _from_lines(
+    lines: PCollection[tuple[pa.RecordBatch, list[str]]], source: OrdersSource, snapshot: Snapshot, work: Work
+) -> CustomerParts:
+    statements = aggregate.Statements.compile(source.schema, snapshot, work.bucket_count)
+    routed = lines | "CleanAndRoute" >> beam.ParDo(
+        aggregate.CleanAndRoute(statements, work.bucket_directory)
+    ).with_outputs(DEAD_LETTERS_TAG, COUNTS_TAG, main="parts")
+    customers = (
+        routed.parts
+        | "GroupBuckets" >> beam.GroupByKey()
+        | "AggregateBucket"
+        >> beam.ParDo(
+            aggregate.AggregateBucket(statements, work.parts, work.bucket_count, str(snapshot.cutoff))
+        ).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
+    )
+    return CustomerParts(
+        customers.paths,
+        _summed(routed[COUNTS_TAG], customers[COUNTS_TAG]),
+        _merged(customers[STATISTICS_TAG]),
+        _write_letters(routed[DEAD_LETTERS_TAG], work),
+    )
+
+
+def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
+    """One query makes the customers; a second one, over the dead letters, runs only where there are some."""
+    from pipelines import read_bigquery
+    from transforms import collect_customers, pushdown
+
+    labels = {"step": work.step, "cutoff": str(snapshot.cutoff)}
+    staged = source.features_table.beside(f"_staged_{work.attempt}") if source.features_table else None
+    query = source.query(f"clv-customers-{work.attempt}", source.customers_sql(snapshot), labels, destination=staged)
+    dead = source.query(f"clv-dead-letters-{work.attempt}", source.dead_lines_sql(), labels)
+    job = read_bigquery.Pushdown(
+        query, source.features_table, snapshot.cutoff, snapshot.horizon_days if snapshot.labels else None
+    )
+    rows = pipeline | "Query" >> beam.Create([job]) | "RunQuery" >> beam.ParDo(read_bigquery.RunPushdown())
+    fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(COUNTS_TAG, main="dead")
+    routed = read_bigquery.read(
+        rows, "Customers", restriction=f"{pushdown.FATE} IS NULL", unit="customers"
+    ) | "RouteCustomers" >> beam.ParDo(
+        collect_customers.RouteCustomers(work.bucket_count, work.bucket_directory)
+    ).with_outputs(COUNTS_TAG, main="parts")
+    customers = (
+        routed.parts
+        | "GroupBuckets" >> beam.GroupByKey()
+        | "CollectBucket"
+        >> beam.ParDo(
+            collect_customers.CollectBucket(work.parts, work.bucket_count, str(snapshot.cutoff))
+        ).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
+    )
+    dead_rows = fates.dead | "RunDeadLetters" >> beam.ParDo(read_bigquery.RunQuery())
+    letters = read_bigquery.read(dead_rows, "DeadLetters") | "ToLetters" >> beam.FlatMap(_letters)
+    return CustomerParts(
+        customers.paths,
+        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG]),
+        _merged(customers[STATISTICS_TAG]),
+        _write_letters(letters, work),
+    )
+
+
+class _Fates(beam.DoFn):
+    """The rows of a pushdown's result -> its counts, and the query for the dead letters where it has some."""
+
+    def __init__(self, dead: Query) -> None:
+        self.dead = dead
+
+    def process(self, rows: Rows) -> Iterator[Any]:
+        from pipelines import read_bigquery
+        from transforms import collect_customers
+
+        counts = list(collect_customers.count_fates(read_bigquery.read_fates(rows)))
+        for count in counts:
+            yield pvalue.TaggedOutput(COUNTS_TAG, count)
+        if any(kind == "dead_letters" for (kind, _), _ in counts):
+            yield self.dead
+
+
+def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
+    from transforms.clean_orders import RAW_PREFIX
+
+    raw = lines.drop_columns(["reason"])
+    raw = raw.rename_columns([name.removeprefix(RAW_PREFIX) for name in raw.schema.names])
+    return dead_letters.of_lines(raw, lines["reason"].to_pylist())
+
+
+def _summed(*counts: PCollection[buckets.Count]) -> PCollection[buckets.Count]:
+    return counts | "AllCounts" >> beam.Flatten() | "SumCounts" >> beam.CombinePerKey(sum)
+
+
+def _merged(statistics: PCollection[Statistics]) -> PCollection[Statistics]:
+    return statistics | "MergeStatistics" >> beam.CombineGlobally(Statistics.merge).without_defaults()
+
+
+def _write_letters(letters: PCollection[dead_letters.DeadLetter], work: Work) -> PCollection[Any]:
+    return (
+        letters
+        | "LetterToJson" >> beam.Map(lambda letter: letter.to_json())
+        | "WriteDeadLetters"
+        >> beam.io.WriteToText(
+            storage.join(work.output, "dead_letters", "part"), file_name_suffix=".jsonl", skip_if_empty=True
+        )
+    )
+
+
+def local_directory(uri: str) -> str:
+    """A local directory: inside a local output, on the same disk and gone with it."""
+    if not storage.is_local(uri):
+        directory = tempfile.mkdtemp(prefix="clv-buckets-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        return directory
+    directory = str(storage.resolve(uri)[1])
+    os.makedirs(directory, exist_ok=True)
+    return directory

@@ -1,0 +1,195 @@
+"""Jobs on Dataflow without a cloud: the request is checked, and what was staged is executed."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.dataflow import run_staged, service_account, tensorflow_storage
+from tests.dataflow.stub import DataflowStub, Ending, Job
+from tests.emulators.services import CloudStorage
+from tests.pipelines import features_data
+from transforms import storage
+
+pytestmark = pytest.mark.emulators
+
+ROOT = Path(__file__).resolve().parents[2]
+CUTOFF = features_data.SHOP_END - datetime.timedelta(days=90)
+WINDOW = ["--cutoff", str(CUTOFF), "--horizon_days", "90", "--buckets", "3"]
+PLACE = ["--runner", "DataflowRunner", "--project", "test-project", "--region", "europe-west1"]
+
+
+@pytest.fixture(scope="module")
+def environment(cloud_storage: CloudStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables that lead every library of a process to the emulators, TensorFlow's own gs:// included."""
+    folder = tmp_path_factory.mktemp("dataflow")
+    tokens = DataflowStub(lambda _: Ending())
+    with tensorflow_storage.proxied(cloud_storage.url.removeprefix("http://"), folder) as proxy, tokens:
+        key = service_account.write_key_file(folder / "key.json", f"{tokens.url}/token")
+        yield {**os.environ, **proxy, "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+
+
+def launch(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The command as a person runs it."""
+    command = [sys.executable, "-m", "pipelines.features", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run_what_is_staged(job: Job, environment: dict[str, str], folder: Path) -> Ending:
+    """Executes the job's graph with the code of its staged packages, far from the checkout."""
+    with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(staged(job, ".tar.gz")))) as tar:
+        tar.extractall(folder, filter="data")
+        (package,) = {name.split("/")[0] for name in tar.getnames()}
+    done = subprocess.run(
+        [sys.executable, "-P", run_staged.__file__, job.options["pipelineUrl"]],
+        cwd=folder, env={**environment, "PYTHONPATH": str(folder / package)}, capture_output=True, text=True,
+    )  # fmt: skip
+    return Ending("JOB_STATE_FAILED", done.stderr) if done.returncode else Ending()
+
+
+def staged(job: Job, suffix: str) -> str:
+    """The URI of the one staged package whose name ends so."""
+    (location,) = [p["location"] for p in job.pool["packages"] if p["name"].endswith(suffix)]
+    return str(location).replace("storage.googleapis.com/", "gs://", 1)
+
+
+def orders() -> pa.Table:
+    """The small shop, and seven lines that nobody can use."""
+    shop = features_data.shop_orders()
+    price = shop["unit_price"].to_numpy().copy()
+    price[100:800:100] = np.inf
+    return shop.set_column(shop.column_names.index("unit_price"), "unit_price", pa.array(price))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=2_000)
+    return sink.getvalue()
+
+
+def table_of(directory: str) -> pa.Table:
+    paths = storage.list_files(directory, ".parquet")
+    filesystem, _ = storage.resolve(directory)
+    return pa.concat_tables([pq.read_table(path, filesystem=filesystem) for path in paths]).sort_by("customer_id")
+
+
+def letters_of(directory: str) -> list[str]:
+    filesystem, _ = storage.resolve(directory)
+    texts = []
+    for path in storage.list_files(storage.join(directory, "dead_letters"), ".jsonl"):
+        with filesystem.open_input_stream(path) as stream:
+            texts += bytes(stream.read()).decode().splitlines()
+    return sorted(texts)
+
+
+# --- The whole way --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop(
+    cloud_storage: CloudStorage, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Features of the shop twice: by a job on Dataflow from bucket to bucket, and on this machine from its files."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    from pipelines import features
+
+    with Client("test-project", AnonymousCredentials()) as client:
+        client.create_bucket("shop")
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "orders.parquet").write_bytes(parquet_bytes(orders()))
+    storage.write_bytes("gs://shop/orders.parquet", parquet_bytes(orders()))
+    local = features.run(["--orders", str(folder / "orders.parquet"), "--output", str(folder / "features"), *WINDOW])
+    with DataflowStub(lambda job: run_what_is_staged(job, environment, folder / "staged")) as service:
+        done = launch(
+            [
+                "--orders", "gs://shop/orders.parquet", "--output", "gs://shop/features", *WINDOW,
+                *PLACE, "--temp_location", "gs://shop/temp",
+                "--dataflow_endpoint", service.url,  # the only flag that a job in the cloud would not have
+                "--service_account_email", "runner@test-project.iam.gserviceaccount.com",
+                "--subnetwork", "regions/europe-west1/subnetworks/private", "--no_use_public_ips",
+                "--dataflow_kms_key", "projects/test-project/locations/europe-west1/keyRings/r/cryptoKeys/k",
+                "--labels", "team=growth",
+            ],
+            environment,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (job,) = service.jobs
+    assert not service.refusals
+    return {"job": job, "stderr": done.stderr, "local": local, "folder": str(folder / "features")}
+
+
+def test_the_job_is_what_dataflow_is_asked_for(shop: dict[str, Any]) -> None:
+    job: Job = shop["job"]
+    assert job.body["name"].startswith(f"clv-features-{CUTOFF}-")
+    assert job.body["labels"] == {"team": "growth", "step": "features", "cutoff": str(CUTOFF)}
+    assert job.body["type"] == "JOB_TYPE_BATCH"
+    assert job.environment["serviceAccountEmail"] == "runner@test-project.iam.gserviceaccount.com"
+    assert job.environment["serviceKmsKeyName"].endswith("/cryptoKeys/k")
+    assert {"use_runner_v2", "use_unified_worker"} <= set(job.environment["experiments"])
+    assert job.environment["version"]["job_type"] == "FNAPI_BATCH"
+    pool = job.pool
+    assert pool["autoscalingSettings"] == {"algorithm": "AUTOSCALING_ALGORITHM_BASIC", "maxNumWorkers": 16}
+    assert (pool["machineType"], pool["diskSizeGb"], pool["numThreadsPerWorker"]) == ("e2-standard-4", 50, 2)
+    assert pool["subnetwork"] == "regions/europe-west1/subnetworks/private"
+    assert pool["ipConfiguration"] == "WORKER_IP_PRIVATE"
+    (image,) = pool["sdkHarnessContainerImages"]
+    version = ".".join(map(str, sys.version_info[:2]))
+    assert image["containerImage"].rsplit("/", 1)[-1].startswith(f"beam_python{version}_sdk:2.77")
+
+
+def test_workers_get_our_packages_and_no_tests(shop: dict[str, Any]) -> None:
+    with tarfile.open(fileobj=io.BytesIO(storage.read_bytes(staged(shop["job"], ".tar.gz")))) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    for package in ("pipelines", "transforms", "trainer", "serving"):
+        sources = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        assert sources <= names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+
+
+def test_the_staged_job_makes_what_a_local_run_makes(shop: dict[str, Any]) -> None:
+    manifest, local = storage.read_manifest("gs://shop/features", "features"), shop["local"]
+    for name in ("rows", "lines", "splits", "data_end", "dead_letter_examples"):
+        assert manifest[name] == local[name], name
+    assert [part["name"] for part in manifest["parts"]] == [part["name"] for part in local["parts"]]
+    assert manifest["lines"]["dead_letters"] == {"bad_unit_price": 7}
+    assert letters_of("gs://shop/features") == letters_of(shop["folder"])
+    features_data.assert_same_customers(table_of("gs://shop/features/raw"), table_of(f"{shop['folder']}/raw"))
+    ours, theirs = table_of("gs://shop/features/transformed"), table_of(f"{shop['folder']}/transformed")
+    assert ours.schema == theirs.schema
+    for name in ours.column_names:
+        if pa.types.is_floating(ours[name].type):
+            # Two analyses of the same rows add them up in different orders.
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        else:
+            assert ours[name].equals(theirs[name]), name
+
+
+def test_the_bucket_holds_the_output_and_no_scratch(shop: dict[str, Any]) -> None:
+    names = [path.removeprefix("shop/features/") for path in storage.list_files("gs://shop/features")]
+    assert {name.split("/")[0] for name in names} == {
+        path.name for path in Path(shop["folder"]).iterdir() if any(path.rglob("*")) or path.is_file()
+    }
+    assert not [name for name in names if name.startswith("_")]
+
+
+def test_the_command_tells_where_the_job_is_and_how_it_goes(shop: dict[str, Any]) -> None:
+    lines = shop["stderr"].splitlines()
+    page = f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{shop['job'].body['id']}?project=test-project"
+    assert any(line.startswith("features: Dataflow job ") and line.endswith(page) for line in lines)
+    assert any("is in state JOB_STATE_DONE" in line for line in lines)
+    assert any("Worker configuration: e2-standard-4" in line for line in lines)
+    assert any(line.startswith(f"features: {shop['local']['rows']:,} customers from ") for line in lines)
