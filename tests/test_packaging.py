@@ -20,12 +20,20 @@ def test_beam_stages_our_packages(setup_file: str | None, tmp_path: Path, monkey
     """Beam builds the distribution that Dataflow's workers install; tests and benchmarks stay at home."""
     monkeypatch.chdir(ROOT)
     given = [] if setup_file is None else ["--setup_file", setup_file]
-    options = pipeline_options(["--runner", "DataflowRunner", "--project", "p", "--region", "r", *given])
+    options = pipeline_options(
+        ["--runner", "DataflowRunner", "--project", "p-12345", "--region", "r", "--temp_location", "gs://b/t", *given]
+    )
     Stager.create_job_resources(options, str(tmp_path))
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {"/".join(name.split("/")[1:]) for name in tar.getnames()}
-    assert {"transforms/schema.py", "pipelines/features.py", "trainer/predictor.py", "serving/store.py"} <= names
+    assert {
+        "transforms/schema.py",
+        "pipelines/features.py",
+        "trainer/predictor.py",
+        "serving/store.py",
+        "transforms/skew.toml",
+    } <= names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
 
 

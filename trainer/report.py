@@ -17,12 +17,14 @@ from transforms.errors import UsageError, rejected
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from trainer.report_distributions import Compared
     from trainer.report_sections import Inputs
 
 _DESCRIPTION = """\
 Writes one self-contained HTML file (about 5 MB, opens without a network) about a model: how good its
 forecasts are beside simple ones, whether money, probabilities and ranges come true, who matters most,
-where the data went and which code and arguments made it all.
+whether the customers are like those it learned from, where the data went and which code and arguments
+made it all.
 
 example:
   python -m trainer.report --model models/v3 --features snapshots/2011-06-01 snapshots/2011-09-01 \\
@@ -96,6 +98,21 @@ def _read_evaluation(model: str) -> tuple[dict[str, Any], pa.Table]:
     return evaluation, _read_parquet(model, [file], _JUDGED_COLUMNS)
 
 
+def _read_compared(model: str, predictions: str) -> Compared | None:
+    """What ``pipelines.predict`` compared; None where one side has nothing to show."""
+    import json
+
+    from trainer.report_distributions import Compared
+    from transforms import statistics
+
+    learned, served = (storage.join(directory, "statistics") for directory in (model, predictions))
+    skew = storage.join(predictions, "skew.json")
+    needed = (*(storage.join(directory, statistics.JSON_FILE) for directory in (learned, served)), skew)
+    if not all(map(storage.exists, needed)):
+        return None
+    return Compared(statistics.read(learned), statistics.read(served), json.loads(storage.read_bytes(skew)))
+
+
 def load(options: Options) -> Inputs:
     """Reads everything the sections need.
 
@@ -107,12 +124,13 @@ def load(options: Options) -> Inputs:
     model = storage.read_manifest(options.model, "model")
     features = [storage.read_manifest(directory, "features") for directory in options.features]
     evaluation, judged = _read_evaluation(options.model)
-    predictions, predicted = None, judged
+    predictions, predicted, compared = None, judged, None
     if options.predictions is not None:
         predictions = storage.read_manifest(options.predictions, "predictions")
         files = storage.list_files(options.predictions, ".parquet")
         predicted = _read_parquet(options.predictions, files, _TOP_COLUMNS)
-    return Inputs(model, evaluation, judged, features, predictions, predicted.select(_TOP_COLUMNS))
+        compared = _read_compared(options.model, options.predictions)
+    return Inputs(model, evaluation, judged, features, predictions, predicted.select(_TOP_COLUMNS), compared)
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _CURVE_POINTS = 101
 # Bars of a hundredth of the height cannot be read; from there on the axis is logarithmic.
 _LOG_FROM_RATIO = 100
 _MIN_BIN = 20
+_SMALL_TICKS, _SMALL_TEXT = 4, 10  # what fits below a small chart
 
 
 def colours(baselines: Sequence[str], best: str) -> dict[str, str]:
@@ -216,4 +217,32 @@ def data_flow(snapshots: Sequence[str], parts: Mapping[str, Sequence[int]]) -> g
     chart.update_layout(barmode="stack")
     chart.update_xaxes(tickformat=".0%", range=[0, 1], dtick=0.5)
     chart.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    return chart
+
+
+def small_pair(labels: Sequence[str], training: Array, serving: Array) -> go.Figure:
+    """One of many: shares of the customers learned from beside those to forecast, a pair of bars a label."""
+    chart = _chart("", "", 180)
+    # Each would carry plotly's template, which is larger than the chart.
+    chart.layout.template = None
+    at = list(range(len(labels)))
+    for title, shares, paint in (
+        ("learned from", training, ACTUAL_COLOUR),
+        ("to forecast", serving, MODEL_COLOUR),
+    ):
+        chart.add_bar(
+            x=at, y=np.round(shares, 5).tolist(), name=title, marker={"color": paint, "line": {"width": 0}},
+            customdata=list(labels), hovertemplate="%{customdata}: %{y:.1%}<extra>" + title + "</extra>",
+        )  # fmt: skip
+    chart.update_layout(showlegend=False, bargap=0.2, margin={"l": 4, "r": 8, "t": 4, "b": 4}, font={"size": 11})
+    ticks = at[:: -(-len(at) // _SMALL_TICKS)]
+    # Of "20 to 50" and "500 and more" the start says enough on an axis.
+    starts = [labels[tick].split(" to ")[0].split(" and ")[0] for tick in ticks]
+    texts = [start if len(start) <= _SMALL_TEXT else f"{start[: _SMALL_TEXT - 1]}…" for start in starts]
+    chart.update_xaxes(
+        tickvals=ticks, ticktext=texts, range=[-0.6, len(at) - 0.4], showgrid=False, zeroline=False, tickangle=0,
+        ticks="",
+    )  # fmt: skip
+    top = float(max(training.max(initial=0), serving.max(initial=0)))
+    chart.update_yaxes(tickformat=".0%", nticks=4, range=[0, top * 1.08 or 1], ticks="")
     return chart

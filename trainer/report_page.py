@@ -117,6 +117,15 @@ section { margin-top: 2.75rem; padding-top: 1.6rem; border-top: 1px solid var(--
 figure { margin: 0 0 1rem; min-width: 0; }
 figcaption { max-width: 44rem; margin-bottom: .4rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; }
+.multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: .8rem 1.2rem; }
+.multiple { border-top: 3px solid var(--line); padding-top: .5rem; min-width: 0; }
+.multiple.warn { border-color: #e69f00; } .multiple.fail { border-color: #d55e00; }
+.multiple figure { margin: 0; }
+.multiple h3 { overflow-wrap: anywhere; }
+.multiple figcaption { font-size: .8rem; line-height: 1.35; min-height: 2.7em; overflow-wrap: anywhere; }
+.multiple.warn figcaption, .multiple.fail figcaption { color: var(--ink); font-weight: 500; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; }
+.alarms { margin: 0 0 1rem; padding-left: 1.2rem; font-size: .925rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin-bottom: .8rem; }
 table { border-collapse: collapse; width: 100%; font-size: .925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
@@ -147,6 +156,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
   .card { padding: .7rem .75rem; }
   .card .figure { font-size: 1.3rem; }
   dl { grid-template-columns: minmax(0, 8.5rem) minmax(0, 1fr); }
+  .multiples { grid-template-columns: minmax(0, 1fr); }
   th:first-child { position: sticky; left: 0; background: #fff; min-width: 7rem; }
   table.metrics tbody th { min-width: 9.5rem; }
   th, td { padding: .4rem .5rem; }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer import metrics, report_charts, report_page
+from trainer import metrics, report_charts, report_distributions, report_page
 from trainer.baselines import float_column
 from trainer.evaluation_text import HIGHER_IS_BETTER, MODEL, best_baseline, format_interval, format_metric, spoken
 from trainer.metrics import Array, GainCurve
@@ -16,6 +16,8 @@ from trainer.report_page import Card, Html, html, money
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from trainer.report_distributions import Compared
 
 TOP_CUSTOMERS = 10
 
@@ -30,6 +32,7 @@ class Inputs:
     features: list[dict[str, Any]]
     predictions: dict[str, Any] | None
     predicted: pa.Table
+    compared: Compared | None
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -266,6 +269,13 @@ def top_customers(inputs: Inputs) -> Html:
     )  # fmt: skip
 
 
+def skew(inputs: Inputs) -> Html:
+    absent = "No predictions directory was given." if inputs.predictions is None else (
+        "Not compared: the model or the predictions hold no statistics of their customers."
+    )  # fmt: skip
+    return report_distributions.section(inputs.compared, absent)
+
+
 @dataclass(frozen=True)
 class _Flow:
     """One snapshot's lines."""
@@ -361,7 +371,7 @@ def _manifest_names(inputs: Inputs) -> list[str]:
 
 def all_sections(inputs: Inputs) -> list[Html]:
     builders = (
-        header, metrics_table, deciles, gain, probability, quantiles, distribution, top_customers, data_flow,
+        header, metrics_table, deciles, gain, probability, quantiles, distribution, top_customers, skew, data_flow,
         provenance,
     )  # fmt: skip
     return [build(inputs) for build in builders]

@@ -10,6 +10,7 @@ STRING      string
 BYTES       binary
 DATE        date32
 TIMESTAMP   timestamp(us, tz=UTC)
+DATETIME    timestamp(us)
 NUMERIC     decimal128(38, 9)
 BIGNUMERIC  decimal256(76, 38)
 =========== ========================
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Context, Decimal
 from functools import partial
 from typing import Any
@@ -101,6 +103,26 @@ def _timestamp_from_wire(timestamp: Any) -> int:
     return int(timestamp.seconds * _MICROS + timestamp.nanos // 1000)
 
 
+# How many bits each field of a DATETIME has on the wire, from the last to the first.
+_DATETIME_BITS = (("second", 6), ("minute", 6), ("hour", 5), ("day", 5), ("month", 4), ("year", 14))
+
+
+def _datetime_to_wire(value: datetime) -> dict[str, int]:
+    seconds, shift = 0, 0
+    for name, bits in _DATETIME_BITS:
+        seconds |= getattr(value, name) << shift
+        shift += bits
+    return {"bit_field_datetime_seconds": seconds, "nanos": value.microsecond * 1000}
+
+
+def _datetime_from_wire(value: Any) -> datetime:
+    seconds, fields = value.bit_field_datetime_seconds, {}
+    for name, bits in _DATETIME_BITS:
+        fields[name] = seconds & ((1 << bits) - 1)
+        seconds >>= bits
+    return datetime(**fields, microsecond=value.nanos // 1000)
+
+
 def _decimal_codec(name: str, scale: int, arrow: pa.DataType) -> Codec:
     return Codec(
         f"TYPE_{name.upper()}",
@@ -125,6 +147,13 @@ _CODECS = (
         as_arrow=pa.int64(),
         to_wire=_timestamp_to_wire,
         from_wire=_timestamp_from_wire,
+    ),
+    Codec(
+        "TYPE_DATETIME",
+        "datetime_value",
+        pa.timestamp("us"),
+        to_wire=_datetime_to_wire,
+        from_wire=_datetime_from_wire,
     ),
     _decimal_codec("numeric", 9, pa.decimal128(38, 9)),
     _decimal_codec("bignumeric", 38, pa.decimal256(76, 38)),

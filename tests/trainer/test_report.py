@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -9,15 +10,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.trainer.evaluation_fixture import HORIZON_DAYS, replaced, simulate
+from tests.transforms import simulated_customers
 from trainer import report, report_charts
 from trainer.baselines import baseline_forecasts, float_column
 from trainer.evaluate import evaluate
 from trainer.metrics import GainCurve
 from trainer.report_page import money
-from transforms import storage
+from transforms import skew, skew_thresholds, statistics, storage
 
-SECTIONS = ("metrics", "deciles", "gain", "probability", "quantiles", "distribution", "top", "data", "provenance")
+SECTIONS = (
+    "metrics", "deciles", "gain", "probability", "quantiles", "distribution", "top", "skew", "data", "provenance",
+)  # fmt: skip
 HOSTILE = "<script>alert('id')</script>"
+# Other people, of whom some come from a country that is to be shown, not run.
+SERVED_CUSTOMERS = replaced(
+    simulated_customers.multiplied(simulated_customers.customers(900, seed=2), ["value_total"], 100),
+    country=[HOSTILE] * 300 + [None] * 300 + ["Norway"] * (simulated_customers.customers(900, seed=2).num_rows - 600),
+)
+LEARNED = statistics.of_table(simulated_customers.customers(800), "2011-06-01")
+SERVED = statistics.of_table(SERVED_CUSTOMERS, "2011-12-10")
 
 
 def finished(directory, kind, arguments, content, write=lambda: None):
@@ -36,6 +47,7 @@ def model_directory(directory, customers, predictions):
     def write():
         storage.write_bytes(storage.join(directory, "evaluation.json"), json.dumps(evaluation).encode())
         pq.write_table(pa.table(columns), f"{directory}/evaluation.parquet")
+        statistics.write(f"{directory}/statistics", LEARNED)
 
     content = {"model_version": "v<1>", "horizon_days": HORIZON_DAYS, "training": {"epochs": 12, "loss": [0.5] * 30}}
     return finished(directory, "model", {"seed": 0}, content, write)
@@ -59,6 +71,9 @@ def predictions_directory(directory, predictions):
         half = named.num_rows // 2
         pq.write_table(named.slice(0, half), f"{directory}/part-00000.parquet")
         pq.write_table(named.slice(half), f"{directory}/part-00001.parquet")
+        statistics.write(f"{directory}/statistics", SERVED)
+        comparison = skew.compare(LEARNED, SERVED, skew_thresholds.read())
+        storage.write_bytes(f"{directory}/skew.json", json.dumps(comparison.to_json()).encode())
 
     content = {"rows": named.num_rows, "as_of": "2011-12-10", "horizon_days": 90}
     return finished(directory, "predictions", {"as_of": "2011-12-10"}, content, write)
@@ -98,7 +113,8 @@ def test_every_section_is_there_once(page):
     for name in SECTIONS:
         assert page.count(f'<section id="{name}">') == 1
     charts = re.findall(r'id="(chart-[^"]+)"', page)
-    assert len(charts) == len(set(charts)) == 8
+    assert len(charts) == len(set(charts))
+    assert len([name for name in charts if not name.startswith("chart-skew-")]) == 8
     assert "<figcaption>" in page
 
 
@@ -122,6 +138,32 @@ def test_ids_and_versions_are_escaped(page):
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(&#x27;id&#x27;)&lt;/script&gt;" in page
     assert "<title>Customer value forecast, model v&lt;1&gt;</title>" in page
+
+
+def test_skew_is_shown_alarms_first(page):
+    shown = page[page.index('<section id="skew">') : page.index('<section id="data">')]
+    marks = re.findall(r'<div class="multiple (\w+)"><figure><h3>(\w+)</h3>', shown)
+    assert [level for level, _ in marks] == sorted((level for level, _ in marks), key=["fail", "warn", "ok"].index)
+    assert {name for level, name in marks if level == "fail"} == {"value_total", "country"}
+    assert "Not to be used." in shown
+    assert re.search(r"<li>fail: value_total: divergence is 0\.\d+, accepted is at most 0\.3 ", shown)
+    assert re.search(r"nobody or everybody has the same value: [\w, ]*category, channel", shown)
+    assert "future_value" not in shown
+
+
+def test_without_statistics_the_section_says_so(inputs, tmp_path):
+    for arguments, expected in (
+        ([], "No predictions directory was given."),
+        (["--predictions", str(tmp_path / "p")], "hold no statistics of their customers"),
+    ):
+        if arguments:
+            shutil.copytree(inputs["predictions"], tmp_path / "p")
+            (tmp_path / "p" / "skew.json").unlink()
+        assert report.main(["--model", inputs["model"], *arguments, "--output", str(tmp_path / "r.html")]) == 0
+        text = (tmp_path / "r.html").read_text()
+        shown = text[text.index('<section id="skew">') : text.index('<section id="data">')]
+        assert expected in shown
+        assert "chart-" not in shown
 
 
 def test_the_flow_of_lines_adds_up(page):

@@ -1,0 +1,110 @@
+"""The statements that BigQuery is sent, whole: GoogleSQL accepts them, and evaluates them as the brute force does."""
+
+from __future__ import annotations
+
+import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from pipelines.bigquery import Table
+from pipelines.bigquery_orders import BigQueryOrders
+from pipelines.read_bigquery import Pushdown, features_query
+from tests import brute_force, order_strategies
+from tests.googlesql.service import GoogleSql
+from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS
+from tests.pipelines.features_data import expected_customers, expected_lines
+from transforms import collect_customers, schema
+from transforms.customer_features import Snapshot
+from transforms.pushdown import FATE, LINES
+
+ORDERS = "my-project.shop.orders"
+INSTANT = datetime.datetime(2026, 11, 22, 1, 15, 13, 248250, datetime.UTC)
+SNAPSHOTS = (
+    Snapshot(CUTOFF, HORIZON_DAYS),
+    Snapshot(CUTOFF, HORIZON_DAYS, HISTORY_DAYS),
+    Snapshot(CUTOFF, 400, labels=False),
+)
+TYPES = {
+    "text": dict.fromkeys(order_strategies.INPUTS, pa.string()),
+    "money": {"customer_id": pa.string(), "ordered_at": pa.timestamp("us", "UTC"), "amount": pa.decimal128(38, 9)},
+    "numbers": {
+        "customer_id": pa.int64(), "ordered_at": pa.date32(), "quantity": pa.int64(), "unit_price": pa.float64(),
+        "order_id": pa.int64(), "item_id": pa.int64(),
+    },
+    "datetime": {"customer_id": pa.float64(), "ordered_at": pa.timestamp("us"), "amount": pa.float64()},
+}  # fmt: skip
+
+
+def source(types: dict[str, pa.DataType], version: str) -> BigQueryOrders:
+    columns = ", ".join(f"`{name}` AS `{name}`" for name in types)
+    return BigQueryOrders(
+        uri=f"bigquery://{ORDERS}", columns={}, schema=pa.schema(types), rows=1, first_day=CUTOFF, last_day=CUTOFF,
+        pinned=True, select=f"SELECT {columns} FROM `{ORDERS}` {version}", text=None, table=None,
+        snapshot_time=INSTANT, chosen_time=None, modified=(), project="my-project", location="US",
+        maximum_bytes_billed=None, pushdown=True, features_table=Table("my-project", "shop", "features"),
+    )  # fmt: skip
+
+
+def statements(orders: BigQueryOrders) -> dict[str, str]:
+    named = {f"customers {snapshot}": orders.customers_sql(snapshot) for snapshot in SNAPSHOTS}
+    return {**named, "dead lines": orders.dead_lines_sql(), "extent": orders.extent_sql()}
+
+
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+def test_every_statement_is_googlesql(googlesql: GoogleSql, types: dict[str, pa.DataType]) -> None:
+    orders = source(types, f"FOR SYSTEM_TIME AS OF TIMESTAMP '{INSTANT}'")
+    table = pa.schema(types).empty_table()
+    for sql in statements(orders).values():
+        assert sql.count("FOR SYSTEM_TIME AS OF") == 1
+        googlesql.analyze(sql, {ORDERS: table.schema})
+
+
+def test_the_features_table_s_statement_is_googlesql(googlesql: GoogleSql) -> None:
+    staged = Table("my-project", "shop", "features_staged_1")
+    job = Pushdown(source(TYPES["text"], "").query("clv-customers-1", ""), staged, CUTOFF, HORIZON_DAYS)
+    columns = [*((c.name, c.type.arrow) for c in schema.CUSTOMERS), (FATE, pa.string()), (LINES, pa.int64())]
+    googlesql.analyze(features_query(job, staged).sql, {str(staged): pa.schema(columns)})
+
+
+@pytest.mark.parametrize("snapshot", SNAPSHOTS, ids=str)
+def test_customers_and_fates_of_awkward_orders(googlesql: GoogleSql, snapshot: Snapshot) -> None:
+    """GoogleSQL's evaluator has no time travel: the same statement without it."""
+    rows = order_strategies.awkward_orders()
+    sql = source(TYPES["text"], "").customers_sql(snapshot)
+    found = googlesql.evaluate(sql, {ORDERS: order_strategies.to_table(rows)})
+    customers = found.filter(pc.is_null(found[FATE])).drop_columns([FATE, LINES])
+    window = {"history_days": snapshot.history_days, "labels": snapshot.labels}
+    if snapshot.horizon_days == HORIZON_DAYS:
+        brute_force.assert_equal(expected_customers(rows, **window), customers)
+    orders, _ = brute_force.clean(rows)
+    expected = brute_force.customer_features(orders, snapshot.cutoff, snapshot.horizon_days, **window)
+    brute_force.assert_equal(expected, customers)
+    fates = [(row[FATE], row[LINES]) for row in found.to_pylist() if row[FATE]]
+    counts: dict[tuple[str, str], int] = {}
+    for key, lines in collect_customers.count_fates(fates):
+        counts[key] = counts.get(key, 0) + lines
+    wanted = expected_lines(rows, **window)
+    used = pc.sum(found.filter(pc.is_null(found[FATE]))[LINES]).as_py()
+    assert counts["read", ""] == wanted["read"] == len(rows) and used == wanted["used"]
+    for kind in ("excluded", "dead_letters"):
+        assert {reason: n for (k, reason), n in counts.items() if k == kind and n} == wanted[kind]
+
+
+def test_dead_lines_of_awkward_orders(googlesql: GoogleSql) -> None:
+    rows = order_strategies.awkward_orders()
+    sql = source(TYPES["text"], "").dead_lines_sql()
+    found = googlesql.evaluate(sql, {ORDERS: order_strategies.to_table(rows)})
+    _, rejected = brute_force.clean(rows)
+    expected = [reason for reason, _ in rejected if reason != "no_customer"]
+    assert sorted(found["reason"].to_pylist()) == sorted(expected)
+
+
+def test_a_datetime_is_a_time_in_utc(googlesql: GoogleSql) -> None:
+    first, last = datetime.datetime(2012, 2, 29), datetime.datetime(2012, 3, 1, 23, 59, 59, 999999)
+    given = pa.table(
+        {"customer_id": [1.0, 1.0], "ordered_at": pa.array([last, first], pa.timestamp("us")), "amount": [1.5, 2.5]}
+    )
+    found = googlesql.evaluate(source(TYPES["datetime"], "").extent_sql(), {ORDERS: given})
+    assert found.to_pylist() == [{"order_lines": 2, "first_day": first.date(), "last_day": last.date()}]
