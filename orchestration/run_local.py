@@ -5,8 +5,9 @@
 Runs every step in order (features, train, predict, report, publish), each the command it names,
 showing progress, elapsed time and rows. Run the same command again after an interruption: finished
 steps are not redone, a half-finished one is redone whole. Other orders, arguments or code make a new
-run beside the old ones; the serving store, the warehouse and the dead letters are shared by all runs
-of a --workdir.
+run beside the old ones; the serving store, the warehouse, the dead letters and the data schema (made from
+the first run's features; review data_schema.pbtxt, later runs are held against it) are shared by all runs of a
+--workdir.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ def plan(options: argparse.Namespace) -> Cycle:
         serving="sqlite://" + os.path.join(workdir, "serving.db"),
         warehouse=os.path.join(workdir, "warehouse"),
         dead_letters=os.path.join(workdir, "dead_letters"),
+        data_schema=os.path.join(workdir, "data_schema.pbtxt"),
     )
 
 

@@ -48,6 +48,7 @@ class Cycle:
     serving: str
     warehouse: str
     dead_letters: str
+    data_schema: str  # what every snapshot has to look like; made from the first
 
     @property
     def model(self) -> str:
@@ -77,7 +78,9 @@ class Cycle:
             output = self.features(cutoff)
             # One transform for all: the first, the latest training snapshot, is analysed.
             reuse = ("--reuse_transform", analysed) if analysed else ()
-            arguments = (*source, "--cutoff", str(cutoff), *window, *reuse, "--output", output)
+            arguments = (
+                *source, "--cutoff", str(cutoff), *window, *reuse, "--data_schema", self.data_schema, "--output", output,
+            )  # fmt: skip
             yield Step(f"features {cutoff}", "pipelines.features", arguments, output)
             analysed = analysed or output
 
@@ -92,7 +95,8 @@ class Cycle:
         )  # fmt: skip
         yield Step(
             f"predict {self.as_of}", "pipelines.predict",
-            (*source, "--as_of", str(self.as_of), "--model", self.model, "--output", self.predictions),
+            (*source, "--as_of", str(self.as_of), "--model", self.model, "--data_schema", self.data_schema,
+             "--output", self.predictions),
             self.predictions,
         )  # fmt: skip
         # Before publishing: what is refused there deserves a report all the more.

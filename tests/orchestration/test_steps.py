@@ -22,6 +22,7 @@ def cycle(**changes: Any) -> Cycle:
         "orders": ("--orders", "my orders.csv", "--csv_delimiter", ";"), "cutoff": CUTOFF, "horizon_days": 90,
         "history_days": None, "training_cutoffs": (DAY(2010, 10, 3), DAY(2010, 7, 5)), "as_of": DAY(2011, 4, 1), "seed": 3,
         "run_directory": "w/runs/1", "serving": "sqlite://w/serving.db", "warehouse": "w/warehouse", "dead_letters": "w/dead",
+        "data_schema": "w/data_schema.pbtxt",
     }  # fmt: skip
     return Cycle(**{**plain, **changes})
 
