@@ -34,7 +34,7 @@ from pipelines.bigquery import Load, Query, Table
 from pipelines.order_files import OrdersFormat
 from transforms import schema
 from transforms.cli import ArgumentParser, exit_code, whole_number
-from transforms.errors import UsageError, rejected
+from transforms.errors import JobFailed, UsageError, rejected
 
 if TYPE_CHECKING:
     from orchestration.prepare_sql import Statements
@@ -45,7 +45,7 @@ _LABEL = re.compile(r"([a-z][a-z0-9_-]{0,62})=([a-z0-9_-]{0,63})")
 _STEPS = 6
 
 
-class NotReconciled(RuntimeError):
+class NotReconciled(JobFailed):
     """The lines that came and the lines that were written differ: a defect, or another run of the same day beside this."""
 
 
@@ -103,11 +103,7 @@ def _parser() -> ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return exit_code(lambda: run(argv))
-    except NotReconciled as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(lambda: run(argv))
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:

@@ -90,7 +90,12 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: list[str] | None = None) -> dict[str, Any]:
     """Makes the snapshot and returns its manifest."""
     options, beam_arguments = FeaturesOptions.parse(argv)
-    beam_options = shared.pipeline_options(beam_arguments)
+    paths = {
+        "--orders": options.orders.orders, "--output": options.output, "--reuse_transform": options.reuse_transform,
+        "--data_schema": options.data_schema,
+    }  # fmt: skip
+    labels = {"cutoff": options.cutoff}
+    beam_options = shared.pipeline_options(beam_arguments, step=KIND, labels=labels, paths=paths)
 
     from pipelines import snapshot_job
     from transforms import storage

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines import dataflow_options
 from transforms.cli import MOST_SEED, whole_number
 from transforms.errors import UsageError, rejected
 
@@ -55,23 +57,11 @@ def directory(uri: str) -> str:
     return str(storage.resolve(uri)[1])
 
 
-def add_orders_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every command that reads orders."""
-    parser.add_argument(
-        "--orders", required=True, metavar="URI",
-        help="orders as Parquet or CSV (also .csv.gz): a file, a folder or a pattern, local or gs://",
-    )  # fmt: skip
-    parser.add_argument(
-        "--columns", metavar="MAP",
-        help="foreign column names as our_name=their_name,..., or a TOML file of such pairs; ours are customer_id, "
-        "ordered_at, amount (or quantity and unit_price), order_id, item_id, country, channel, category",
-    )  # fmt: skip
-    parser.add_argument("--csv_delimiter", type=character, default=",", help="the character between CSV fields")
-    parser.add_argument("--csv_encoding", default="utf8", help="the text encoding of CSV files, such as latin-1")
-    parser.add_argument(
-        "--buckets", type=buckets, metavar="N",
-        help="groups of customers aggregated at a time; more need less memory (default: follows the input's size)",
-    )  # fmt: skip
+def project(options: PipelineOptions) -> str | None:
+    """The project that pays, where one is named."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    return options.view_as(GoogleCloudOptions).project
 
 
 def is_local(options: PipelineOptions) -> bool:
@@ -80,13 +70,24 @@ def is_local(options: PipelineOptions) -> bool:
     return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
 
 
-def pipeline_options(argv: list[str]) -> PipelineOptions:
+def pipeline_options(
+    argv: list[str],
+    *,
+    step: str = "",
+    labels: Mapping[str, object] | None = None,
+    paths: Mapping[str, str | None] | None = None,
+) -> PipelineOptions:
     """Beam's options from the arguments our own parser did not know.
 
+    Args:
+      step: what the job does; with ``labels`` it names and labels a job on Dataflow.
+      labels: what sets this run of the step apart, such as its cutoff; values of None are left out.
+      paths: what workers read or write, by the argument that names it; None where it was not given.
+
     Raises:
-      UsageError: Beam does not know an argument either, or not the runner.
+      UsageError: Beam does not know an argument either, or not the runner, or a job on Dataflow lacks something.
     """
-    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     _refuse_unknown(argv)
     options = PipelineOptions(argv, save_main_session=False)
@@ -94,6 +95,19 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
     _check_runner(standard.runner)
     if standard.runner in (None, "FnApiRunner"):
         standard.runner = IN_PROCESS_RUNNER
+    _set_setup_file(options)
+    if dataflow_options.chosen(options):
+        dataflow_options.check(options, paths or {})
+        dataflow_options.set_defaults(options)
+        if step:
+            dataflow_options.name_job(options, step, labels or {})
+    return options
+
+
+def _set_setup_file(options: PipelineOptions) -> None:
+    """Has our packages built and installed on the workers, unless they run an image that holds them."""
+    from apache_beam.options.pipeline_options import SetupOptions
+
     setup = options.view_as(SetupOptions)
     root = Path(__file__).resolve().parent.parent
     if setup.setup_file is not None:
@@ -101,7 +115,6 @@ def pipeline_options(argv: list[str]) -> PipelineOptions:
         setup.setup_file = str(Path(setup.setup_file).absolute())
     elif not is_local(options) and setup.sdk_location != "container" and (root / "setup.py").exists():
         setup.setup_file = str(root / "setup.py")
-    return options
 
 
 def _refuse_unknown(argv: list[str]) -> None:

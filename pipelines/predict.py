@@ -81,9 +81,13 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: list[str] | None = None) -> dict[str, Any]:
     """Makes the predictions and returns their manifest."""
     options, beam_arguments = PredictOptions.parse(argv)
-    beam_options = shared.pipeline_options(beam_arguments)
+    paths = {
+        "--orders": options.orders.orders, "--output": options.output, "--model": options.model,
+        "--data_schema": options.data_schema,
+    }  # fmt: skip
+    beam_options = shared.pipeline_options(beam_arguments, paths=paths)
 
-    from pipelines import snapshot_job
+    from pipelines import dataflow_options, snapshot_job
     from transforms import schema, storage
     from transforms.customer_features import Snapshot
 
@@ -103,6 +107,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         raise UsageError(
             f"--as_of {as_of} is outside the data: accepted is a day after {source.first_day}, up to {source.end}"
         )
+    dataflow_options.name_job(beam_options, "predict", {"as_of": as_of})
     snapshot = Snapshot(as_of, model["horizon_days"], model["history_days"], labels=False)
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["model_version"] = model["model_version"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import importlib.util
 import json
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -16,7 +17,7 @@ from apache_beam.pvalue import AsList, PCollection
 
 from pipelines import customers, run_job
 from pipelines.customers import CustomerParts, Work
-from transforms import schema, skew, statistics, storage
+from transforms import schema, skew, statistics, storage, version
 from transforms.buckets import Count, bucket_count
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
@@ -47,8 +48,9 @@ def arguments_of(source: OrdersSource, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def content_of(source: OrdersSource) -> dict[str, Any]:
-    """What a manifest says of the orders beyond the arguments."""
-    return {"data_end": str(source.end), "source": source.provenance}
+    """What a manifest says of the orders and of the launching code beyond the arguments."""
+    # The commit is known where the job is launched; workers have an installed package.
+    return {"code_version": version.code_version(), "data_end": str(source.end), "source": source.provenance}
 
 
 def work(
@@ -221,10 +223,11 @@ def _first(lines: list[str], most: int = 3) -> str:
 def _transform_fingerprint(directory: str) -> str:
     """Equal for equal statistics and code. TensorFlow numbers the nodes of a graph differently each time it is
     built, so the graph's own bytes do not count: what was analysed and the source of the function do."""
-    from transforms import preprocessing
-
     analysed = storage.fingerprint(directory, leave_out=("saved_model.pb", "fingerprint.pb"))
-    return hashlib.sha256((analysed + inspect.getsource(preprocessing)).encode()).hexdigest()[:16]
+    # Read, not imported: that would bring TensorFlow into a stage that has no other use for it.
+    spec = importlib.util.find_spec("transforms.preprocessing")
+    assert spec and spec.origin
+    return hashlib.sha256((analysed + Path(spec.origin).read_text()).encode()).hexdigest()[:16]
 
 
 def _examples(directory: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The one error a person is meant to read."""
+"""The errors a person is meant to read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 class UsageError(ValueError):
     """A wrong argument or unusable input; the message is one line: what, which value, what is accepted."""
+
+
+class JobFailed(RuntimeError):
+    """Work ended without its output though nothing was wrong with the arguments; one line: what, why, where to read more."""
 
 
 def rejected(argument: str, value: Any, accepted: str) -> UsageError:

@@ -194,7 +194,7 @@ def delete_directory(directory: str) -> None:
 def copy_directory(source: str, target: str) -> str:
     """Copies a directory between any two file systems and returns the target.
 
-    Also what brings a SavedModel to this machine: TensorFlow opens gs:// only with a plug-in.
+    Also what brings a SavedModel to this machine: not every build of TensorFlow opens gs://.
     """
     from pyarrow import fs
 

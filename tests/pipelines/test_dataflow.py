@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.dataflow import run_staged, service_account, tensorflow_storage
-from tests.dataflow.stub import DataflowStub, Ending, Job
+from tests.dataflow.stub import JOBS, DataflowStub, Ending, Job
 from tests.emulators.services import CloudStorage
 from tests.pipelines import features_data
 from transforms import storage
@@ -162,7 +165,7 @@ def test_workers_get_our_packages_and_no_tests(shop: dict[str, Any]) -> None:
 
 def test_the_staged_job_makes_what_a_local_run_makes(shop: dict[str, Any]) -> None:
     manifest, local = storage.read_manifest("gs://shop/features", "features"), shop["local"]
-    for name in ("rows", "lines", "splits", "data_end", "dead_letter_examples"):
+    for name in ("rows", "lines", "splits", "data_end", "dead_letter_examples", "code_version"):
         assert manifest[name] == local[name], name
     assert [part["name"] for part in manifest["parts"]] == [part["name"] for part in local["parts"]]
     assert manifest["lines"]["dead_letters"] == {"bad_unit_price": 7}
@@ -178,12 +181,10 @@ def test_the_staged_job_makes_what_a_local_run_makes(shop: dict[str, Any]) -> No
             assert ours[name].equals(theirs[name]), name
 
 
-def test_the_bucket_holds_the_output_and_no_scratch(shop: dict[str, Any]) -> None:
+def test_the_bucket_holds_the_same_files_and_no_scratch(shop: dict[str, Any]) -> None:
     names = [path.removeprefix("shop/features/") for path in storage.list_files("gs://shop/features")]
-    assert {name.split("/")[0] for name in names} == {
-        path.name for path in Path(shop["folder"]).iterdir() if any(path.rglob("*")) or path.is_file()
-    }
-    assert not [name for name in names if name.startswith("_")]
+    local = [os.path.relpath(path, shop["folder"]) for path in storage.list_files(shop["folder"])]
+    assert sorted(names) == sorted(local)
 
 
 def test_the_command_tells_where_the_job_is_and_how_it_goes(shop: dict[str, Any]) -> None:
@@ -193,3 +194,114 @@ def test_the_command_tells_where_the_job_is_and_how_it_goes(shop: dict[str, Any]
     assert any("is in state JOB_STATE_DONE" in line for line in lines)
     assert any("Worker configuration: e2-standard-4" in line for line in lines)
     assert any(line.startswith(f"features: {shop['local']['rows']:,} customers from ") for line in lines)
+
+
+def test_unusable_orders_end_the_command_as_on_one_machine(
+    environment: dict[str, str], bucket: str, tmp_path: Path
+) -> None:
+    content = bytearray(parquet_bytes(orders()))
+    content[200:400] = bytes(200)  # inside the first column; the footer, which is read before the job, is whole
+    storage.write_bytes(f"gs://{bucket}/orders.parquet", bytes(content))
+    with DataflowStub(lambda job: run_what_is_staged(job, environment, tmp_path)) as service:
+        done = launch(
+            [
+                "--orders", f"gs://{bucket}/orders.parquet", "--output", f"gs://{bucket}/features", *WINDOW,
+                *PLACE, "--temp_location", f"gs://{bucket}", "--dataflow_endpoint", service.url,
+            ],
+            environment,
+        )  # fmt: skip
+    assert service.jobs[0].state == "JOB_STATE_FAILED"
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: --orders 'gs://{bucket}/orders.parquet': ")
+    assert storage.list_files(f"gs://{bucket}/features") == [f"{bucket}/features/_started.json"]
+
+
+# --- How a job ends -------------------------------------------------------------------------------------------------
+
+TINY = """
+import sys
+import apache_beam as beam
+from pipelines import options, run_job
+from transforms.cli import exit_code
+
+def run():
+    pipeline = beam.Pipeline(options=options.pipeline_options(sys.argv[1:], step="tiny"))
+    pipeline | beam.Create([1]) | beam.Map(abs)
+    run_job.execute(pipeline, "tiny")
+
+sys.exit(exit_code(run))
+"""
+
+
+class Tiny:
+    """A command with a job of one step, started at once; how the job ends is up to the test."""
+
+    def __init__(self, environment: dict[str, str], bucket: str, **service: Any) -> None:
+        self.finish = threading.Event()
+        self.ending = Ending()
+        self.service = DataflowStub(self._run, **service).__enter__()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-c", TINY, *PLACE, "--temp_location", f"gs://{bucket}/temp",
+                "--dataflow_endpoint", self.service.url,
+                # Nothing is executed: no need to build and stage our packages.
+                "--sdk_location", "container", "--sdk_container_image", "image",
+            ],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def _run(self, _: Job) -> Ending:
+        assert self.finish.wait(60)
+        return self.ending
+
+    def wait_until_running(self) -> Job:
+        until = time.monotonic() + 60
+        while not self.service.jobs or f"{JOBS}.get" not in self.service.calls:
+            assert time.monotonic() < until and self.process.poll() is None, self.end()
+            time.sleep(0.05)
+        return self.service.jobs[0]
+
+    def end(self) -> tuple[int, list[str]]:
+        """The exit code and the lines on stderr."""
+        _, stderr = self.process.communicate(timeout=90)
+        self.service.__exit__(None, None, None)
+        assert not [refusal for refusal in self.service.refusals if not refusal.startswith("403 ")]
+        return self.process.returncode, stderr.splitlines()
+
+
+def test_every_other_end_is_told_in_one_line(environment: dict[str, str], bucket: str) -> None:
+    """A job fails, is interrupted, is cancelled by somebody else, is not accepted. All at once: Beam polls slowly."""
+    failed, interrupted, cancelled = (Tiny(environment, bucket) for _ in range(3))
+    denied = Tiny(environment, bucket, denials={f"{JOBS}.create": (403, "dataflow.jobs.create is missing on p")})
+
+    failed.ending = Ending("JOB_STATE_FAILED", "Workflow failed. Causes: The zone has no more e2-standard-4.")
+    failed.finish.set()
+    job = interrupted.wait_until_running()
+    interrupted.process.send_signal(signal.SIGINT)
+    cancelled.ending = Ending("JOB_STATE_CANCELLED")
+    cancelled.wait_until_running()
+    cancelled.finish.set()
+
+    code, lines = denied.end()
+    assert code == 1 and lines[-1].endswith("Dataflow did not accept the job: 403 POST " + _create_url(denied)), lines
+
+    code, lines = interrupted.end()
+    assert code == 130 and "tiny: cancelling the job" in lines, lines
+    assert job.state == "JOB_STATE_CANCELLED"
+    interrupted.finish.set()
+
+    code, lines = failed.end()
+    page = f"https://console.cloud.google.com/dataflow/jobs/europe-west1/{failed.service.jobs[0].body['id']}"
+    assert code == 1
+    assert lines[-1].endswith(
+        "the Dataflow job ended as FAILED: Workflow failed. Causes: The zone has no more e2-standard-4.; "
+        f"more on {page}?project=test-project"
+    ), lines
+
+    code, lines = cancelled.end()
+    assert code == 1 and "the Dataflow job ended as CANCELLED: no reason was given; more on " in lines[-1], lines
+
+
+def _create_url(tiny: Tiny) -> str:
+    path = "/v1b3/projects/test-project/locations/europe-west1/jobs"
+    return f"{tiny.service.url}{path}?%24alt=json%3Benum-encoding%3Dint: dataflow.jobs.create is missing on p"

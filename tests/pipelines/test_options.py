@@ -96,6 +96,18 @@ def runner_of(argv: list[str]) -> str:
     return str(options.pipeline_options(argv).view_as(StandardOptions).runner)
 
 
+DATAFLOW = [
+    "--runner",
+    "DataflowRunner",
+    "--project",
+    "project",
+    "--region",
+    "europe-west1",
+    "--temp_location",
+    "gs://bucket/t",
+]
+
+
 def setup_file_of(argv: list[str]) -> str | None:
     from apache_beam.options.pipeline_options import SetupOptions
 
@@ -110,14 +122,16 @@ def test_the_default_runner_is_the_one_that_asks_no_network() -> None:
 
 @pytest.mark.parametrize(("runner", "local"), [("DirectRunner", True), ("PrismRunner", True), ("DataflowRunner", False), ("FlinkRunner", False)])  # fmt: skip
 def test_a_named_runner_is_kept(runner: str, local: bool) -> None:
-    assert runner_of(["--runner", runner]) == runner
-    assert options.is_local(options.pipeline_options([f"--runner={runner}"])) is local
+    cloud = DATAFLOW[2:] if runner == "DataflowRunner" else []
+    assert runner_of(["--runner", runner, *cloud]) == runner
+    assert options.is_local(options.pipeline_options([f"--runner={runner}", *cloud])) is local
 
 
 def test_distributed_workers_get_our_code() -> None:
     assert setup_file_of([]) is None
-    assert setup_file_of(["--runner", "DataflowRunner"]) == str(ROOT / "setup.py")
-    assert setup_file_of(["--runner", "DataflowRunner", "--sdk_location", "container"]) is None
+    image = ["--sdk_location", "container", "--sdk_container_image", "image"]
+    assert setup_file_of(DATAFLOW) == str(ROOT / "setup.py")
+    assert setup_file_of([*DATAFLOW, *image]) is None
     assert setup_file_of(["--setup_file", "setup.py"]) == str(Path("setup.py").absolute())
 
 
@@ -138,7 +152,4 @@ def test_what_beam_does_not_know_either_is_refused(argv: list[str], named: str) 
 def test_beams_own_options_pass() -> None:
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
-    beam_options = options.pipeline_options(
-        ["--runner", "DataflowRunner", "--project=p", "--temp_location", "gs://b/t"]
-    )
-    assert beam_options.view_as(GoogleCloudOptions).project == "p"
+    assert options.pipeline_options(DATAFLOW).view_as(GoogleCloudOptions).project == "project"

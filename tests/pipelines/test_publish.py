@@ -237,7 +237,7 @@ def test_arguments_are_refused_in_one_line(place: Place, capsys: pytest.CaptureF
     assert "--servng" in place.refused(capsys, directory, "--servng", "x")
     assert "--serving 'datastore://p' is not usable" in place.refused(capsys, directory, "--serving", "datastore://p")
     assert "--warehouse 'gs://b' is not usable" in place.refused(capsys, directory, "--warehouse", "gs://b")
-    assert "--runner 'DataflowRunner' is not usable" in place.refused(capsys, directory, "--runner", "DataflowRunner")
+    assert "--runner 'FlinkRunner' is not usable" in place.refused(capsys, directory, "--runner", "FlinkRunner")
 
 
 BOUNDARIES = [

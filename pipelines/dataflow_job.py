@@ -1,0 +1,89 @@
+"""A job on Dataflow seen from the machine that launched it: its page, its progress, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from transforms.errors import JobFailed
+
+if TYPE_CHECKING:
+    from apache_beam import Pipeline
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+# Beam polls the job's state and messages every five seconds, and tells of them only here.
+_LOGGER = "apache_beam.runners.dataflow.dataflow_runner"
+
+
+def run(pipeline: Pipeline, name: str) -> None:
+    """Submits the job, waits for its end and shows its state and messages on stderr.
+
+    Whoever stops waiting stops the job: it is cancelled, because its scratch space goes with this command, and
+    the next attempt takes its directory over.
+
+    Raises:
+      JobFailed: the job was not accepted, or was not done at its end. Its ``__cause__`` holds the whole story.
+    """
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        result = pipeline.run()
+    except (GoogleAPICallError, GoogleAuthError) as error:
+        raise JobFailed(f"Dataflow did not accept the job: {' '.join(str(error).split())}") from error
+    page = job_page(result.job_id(), pipeline.options)
+    print(f"{name}: Dataflow job {result.job_id()}: {page}", file=sys.stderr)
+    try:
+        with _shown(name):
+            result.wait_until_finish()
+    except DataflowRuntimeException as error:
+        raise JobFailed(f"the Dataflow job ended as {result.state}: {reason(str(error))}; more on {page}") from error
+    except BaseException:
+        if not result.is_in_terminal_state():
+            print(f"{name}: cancelling the job", file=sys.stderr)
+            result.cancel()
+        raise
+
+
+def job_page(job_id: str, options: PipelineOptions) -> str:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    cloud = options.view_as(GoogleCloudOptions)
+    return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job_id}?project={cloud.project}"
+
+
+def reason(text: str) -> str:
+    """What went wrong, in one line, from the text of a job's error: most often a worker's traceback."""
+    # The first line repeats the state; Beam writes None where there was no message of an error.
+    lines = [line.strip() for line in text.splitlines()[1:] if line.strip() not in ("", "None")]
+    # Dataflow adds what it did about an error; the error itself is the last line that names a class.
+    named = [line for line in lines if line.split(": ", 1)[0].endswith(("Error", "Exception"))]
+    return (named or lines or ["no reason was given"])[-1].split(" [while running")[0]
+
+
+@contextlib.contextmanager
+def _shown(name: str) -> Iterator[None]:
+    """Beam's log of the job's states and messages as lines on stderr, whatever the logging is set to."""
+    log = logging.getLogger(_LOGGER)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
+    handler.addFilter(_tells)
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def _tells(record: Any) -> bool:
+    # The page was named at the start, and the error comes once more as this command's own last line.
+    return not record.getMessage().startswith("Console URL")

@@ -1,0 +1,238 @@
+"""The Dataflow service's REST API on this machine: every request is checked, jobs have a life, nothing is executed.
+
+    with DataflowStub(run) as service:      # run(job) -> Ending decides what becomes of a job
+        ... --dataflow_endpoint=service.url
+
+A job is pending when created, running while ``run`` works, then done or failed, unless it was cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import http.server
+import json
+import re
+import threading
+import traceback
+import urllib.parse
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from tests.dataflow.discovery import Call, Discovery, Refused
+
+JOBS = "dataflow.projects.locations.jobs"
+ACTIVE = ("JOB_STATE_PENDING", "JOB_STATE_RUNNING")
+# Of the letters Dataflow takes only those of English; the document garbles its rule.
+_LABEL_KEY, _LABEL_VALUE = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ends, and the message of importance ERROR that says why."""
+
+    state: str = "JOB_STATE_DONE"
+    error: str = ""
+
+
+@dataclass
+class Job:
+    """A job of the service: what was asked for, and what became of it."""
+
+    body: dict[str, Any]
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def state(self) -> str:
+        return str(self.body["currentState"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return dict(self.body["environment"])
+
+    @property
+    def pool(self) -> dict[str, Any]:
+        (pool,) = self.environment["workerPools"]
+        return dict(pool)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The pipeline options the workers get."""
+        return dict(self.environment["sdkPipelineOptions"]["options"])
+
+    def say(self, importance: str, text: str) -> None:
+        message = {"id": uuid.uuid4().hex, "time": _now(), "messageImportance": importance, "messageText": text}
+        self.messages.append(message)
+
+    def become(self, state: str) -> None:
+        self.body["currentState"], self.body["currentStateTime"] = state, _now()
+
+
+class DataflowStub:
+    """The service, on a port of its own while the ``with`` block lasts.
+
+    Args:
+      run: called in a thread of its own for each job; what it raises fails the job.
+      denials: by method id what is answered instead, as (status, message).
+    """
+
+    def __init__(self, run: Callable[[Job], Ending], denials: dict[str, tuple[int, str]] | None = None) -> None:
+        self.run, self.denials = run, denials or {}
+        self.jobs: list[Job] = []
+        self.calls: list[str] = []
+        self.refusals: list[str] = []
+        self._discovery = Discovery.load("dataflow.v1b3")
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        # Beam speaks REST and not gRPC to an address that has "localhost" in it.
+        return f"http://localhost:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._server = http.server.ThreadingHTTPServer(("localhost", 0), _handler_of(self))
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, verb: str, url: str, body: bytes) -> dict[str, Any]:
+        """The JSON a request is answered with.
+
+        Raises:
+          Refused: the request is not one that Dataflow would take.
+        """
+        parts = urllib.parse.urlsplit(url)
+        if parts.path == "/token":  # what the fake service account's key is exchanged at
+            return {"access_token": "nobody", "expires_in": 3600, "token_type": "Bearer"}
+        call = self._discovery.call(verb, parts.path, urllib.parse.parse_qs(parts.query, keep_blank_values=True))
+        content = self._discovery.body(call.method, json.loads(body) if body else None)
+        self.calls.append(call.method)
+        if call.method in self.denials:
+            status, message = self.denials[call.method]
+            raise Refused(status, "DENIED", message)
+        with self._lock:
+            return self._perform(call, content)
+
+    def _perform(self, call: Call, content: Any) -> dict[str, Any]:
+        if call.method == f"{JOBS}.create":
+            return self._create(call, content)
+        if call.method == f"{JOBS}.list":
+            return {"jobs": [job.body for job in self._jobs_of(call)]}
+        job = self._find(call)
+        if call.method == f"{JOBS}.get":
+            return job.body
+        if call.method == f"{JOBS}.update":
+            return self._update(job, content)
+        if call.method == f"{JOBS}.messages.list":
+            since = call.query.get("startTime", "")
+            return {"jobMessages": [message for message in job.messages if message["time"] >= since]}
+        if call.method == f"{JOBS}.getMetrics":
+            return {"metrics": [], "metricTime": _now()}
+        raise Refused(501, "UNIMPLEMENTED", f"{call.method} is not part of this stub")
+
+    def _create(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_job(body)
+        for job in self._jobs_of(call):
+            if job.body["name"] == body["name"] and job.state in ACTIVE:
+                return job.body
+        job = Job({
+            **body,
+            "id": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d_%H_%M_%S}-{uuid.uuid4().int % 10**18}",
+            "projectId": call.path["projectId"],
+            "location": call.path["location"],
+            "createTime": _now(),
+            "currentState": "JOB_STATE_PENDING",
+            "currentStateTime": _now(),
+        })  # fmt: skip
+        created = dict(job.body)  # pending, however soon it ends
+        self.jobs.append(job)
+        threading.Thread(target=self._live, args=(job,), daemon=True).start()
+        return created
+
+    def _check_job(self, body: dict[str, Any]) -> None:
+        """Raises: Refused for what the document says in words only."""
+        described = self._discovery.document["schemas"]["Job"]["properties"]["name"]["description"]
+        (name_rule,) = re.findall(r"must match the regular expression `(.+?)`", described)
+        if not re.fullmatch(name_rule, body.get("name", "")):
+            raise Refused(400, "INVALID_ARGUMENT", f"invalid job name {body.get('name')!r}")
+        for key, value in body.get("labels", {}).items():
+            if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+                raise Refused(400, "INVALID_ARGUMENT", f"invalid label {key}={value}")
+        for name in ("type", "environment"):
+            if name not in body:
+                raise Refused(400, "INVALID_ARGUMENT", f"a job needs {name}")
+
+    def _live(self, job: Job) -> None:
+        job.become("JOB_STATE_RUNNING")
+        job.say("JOB_MESSAGE_BASIC", "Worker configuration: " + job.pool.get("machineType", "the service's choice"))
+        try:
+            ending = self.run(job)
+        except Exception:
+            ending = Ending("JOB_STATE_FAILED", traceback.format_exc())
+        if ending.error:
+            job.say("JOB_MESSAGE_ERROR", ending.error)
+        if not job.cancelled.is_set():
+            job.become(ending.state)
+        job.ended.set()
+
+    def _update(self, job: Job, content: dict[str, Any]) -> dict[str, Any]:
+        wanted = content.get("requestedState")
+        if wanted != "JOB_STATE_CANCELLED":
+            raise Refused(501, "UNIMPLEMENTED", f"requestedState {wanted} is not part of this stub")
+        if job.state not in ACTIVE:
+            raise Refused(400, "FAILED_PRECONDITION", f"the job is {job.state}")
+        job.become("JOB_STATE_CANCELLED")
+        job.cancelled.set()
+        return job.body
+
+    def _jobs_of(self, call: Call) -> list[Job]:
+        place = (call.path["projectId"], call.path["location"])
+        return [job for job in self.jobs if (job.body["projectId"], job.body["location"]) == place]
+
+    def _find(self, call: Call) -> Job:
+        for job in self._jobs_of(call):
+            if job.body["id"] == call.path["jobId"]:
+                return job
+        raise Refused(404, "NOT_FOUND", f"no job {call.path['jobId']} in {call.path['location']}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _handler_of(service: DataflowStub) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            try:
+                status, content = 200, service.answer(self.command, self.path, body)
+            except Refused as refused:
+                service.refusals.append(f"{refused.status} {refused}")
+                status = refused.status
+                content = {"error": {"code": status, "message": str(refused), "status": refused.reason}}
+            answer = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json; charset=UTF-8")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(answer)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
+
+        def log_message(self, *_: Any) -> None:
+            """Silence: ``calls`` and ``refusals`` tell."""
+
+    return Handler

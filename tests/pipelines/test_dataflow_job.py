@@ -1,0 +1,33 @@
+"""What a person is told of a failed job; how jobs end for real is in test_dataflow."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import dataflow_job
+
+WORKER = """Dataflow pipeline failed. State: FAILED, Error:
+Error message from worker: Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1514, in apache_beam.runners.common.DoFnRunner.process
+  File "/usr/local/lib/python3.12/site-packages/transforms/aggregate.py", line 120, in process
+    raise RuntimeError("lines do not add up")
+RuntimeError: lines do not add up [while running 'CleanAndRoute/ParDo(CleanAndRoute)-ptransform-43']
+
+The above exception was the direct cause of the following.
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (WORKER, "RuntimeError: lines do not add up"),
+        ("Dataflow pipeline failed. State: FAILED, Error:\nNone", "no reason was given"),
+        ("Dataflow pipeline failed. State: FAILED, Error:\n", "no reason was given"),
+        (
+            "Dataflow pipeline failed. State: FAILED, Error:\nWorkflow failed. Causes: no capacity: try another zone.",
+            "Workflow failed. Causes: no capacity: try another zone.",
+        ),
+    ],
+)
+def test_the_reason_is_the_error_without_what_stands_around_it(text: str, told: str) -> None:
+    assert dataflow_job.reason(text) == told

@@ -1,0 +1,137 @@
+"""One statement that does all of it equals the way through buckets, customers and every line's fate alike."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import brute_force, engine_runs, order_strategies
+from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS, Row
+from tests.pipelines.features_data import expected_customers, expected_lines
+from transforms import aggregate, collect_customers, dead_letters, engines, pushdown, schema
+from transforms.clean_orders import RAW_PREFIX
+from transforms.customer_features import Snapshot
+from transforms.pushdown import FATE, LINES, ROUTED, UNKNOWN
+
+ROWS = order_strategies.awkward_orders()
+SNAPSHOTS = (
+    Snapshot(CUTOFF, HORIZON_DAYS),
+    Snapshot(CUTOFF, HORIZON_DAYS, HISTORY_DAYS),
+    Snapshot(CUTOFF, HORIZON_DAYS, labels=False),
+)
+RANDOM_ROWS = order_strategies.mixed_text_rows() | order_strategies.raw_order_rows()
+
+
+# Compiling costs half a second.
+@functools.cache
+def statement(name: str, raw_schema: pa.Schema, snapshot: Snapshot | None = None) -> str:
+    raw = ibis.table(ibis.Schema.from_pyarrow(raw_schema), name="raw")
+    arguments = (raw, snapshot) if snapshot else (raw,)
+    return engines.compile_sql(getattr(pushdown, name)(*arguments), "duckdb")
+
+
+@functools.cache
+def buckets_statements(raw_schema: pa.Schema, snapshot: Snapshot) -> aggregate.Statements:
+    return aggregate.Statements.compile(raw_schema, snapshot, 1)
+
+
+def run(name: str, rows: list[Row], snapshot: Snapshot | None = None) -> pa.Table:
+    raw = order_strategies.to_table(rows)
+    return engine_runs.on_duckdb(statement(name, raw.schema, snapshot), raw=raw)
+
+
+def customers_and_fates(rows: list[Row], snapshot: Snapshot) -> tuple[pa.Table, dict[str, int]]:
+    """The customers with their number of lines, and the lines of each fate; each fate has one row."""
+    found = run("customers_and_fates", rows, snapshot)
+    assert found.schema.names == [*schema.names(schema.CUSTOMERS), FATE, LINES]
+    fates = found.filter(pc.is_valid(found[FATE]))
+    assert len(set(fates[FATE].to_pylist())) == fates.num_rows
+    for name in schema.names(schema.CUSTOMERS):
+        assert fates[name].null_count == fates.num_rows, name
+    lines = dict(zip(fates[FATE].to_pylist(), fates[LINES].to_pylist(), strict=True))
+    return found.filter(pc.is_null(found[FATE])).drop_columns([FATE]), lines
+
+
+def through_buckets(rows: list[Row], snapshot: Snapshot) -> tuple[pa.Table, int, int, Counter[str]]:
+    """(customers, lines routed, lines of no one in the population, lines by reason), as ``aggregate.py`` makes them."""
+    raw = order_strategies.to_table(rows)
+    statements = buckets_statements(raw.schema, snapshot)
+    lines = engine_runs.on_duckdb(statements.clean, raw=raw)
+    usable = lines.filter(pc.is_null(lines["reason"])).drop_columns(["reason", "bucket"])
+    customers, routed, unknown = aggregate.aggregate(engines.duckdb_connection(), statements, usable)
+    return customers, routed, unknown, Counter(reason for reason in lines["reason"].to_pylist() if reason)
+
+
+@pytest.mark.parametrize("snapshot", SNAPSHOTS, ids=str)
+def test_awkward_orders_equal_the_brute_force(snapshot: Snapshot) -> None:
+    customers, fates = customers_and_fates(ROWS, snapshot)
+    options: dict[str, Any] = {"history_days": snapshot.history_days, "labels": snapshot.labels}
+    brute_force.assert_equal(expected_customers(ROWS, **options), customers.drop_columns([LINES]))
+    lines = expected_lines(ROWS, **options)
+    reasons = {**lines["excluded"], **lines["dead_letters"]}
+    assert {fate: n for fate, n in fates.items() if fate != ROUTED} == reasons
+    assert pc.sum(customers[LINES]).as_py() == lines["used"]
+    assert sum(n for fate, n in fates.items() if fate != UNKNOWN) == len(ROWS)
+
+
+@settings(max_examples=60)
+@given(RANDOM_ROWS, st.sampled_from(SNAPSHOTS))
+def test_random_orders_equal_the_way_through_buckets(rows: list[Row], snapshot: Snapshot) -> None:
+    expected, routed, unknown, reasons = through_buckets(rows, snapshot)
+    customers, fates = customers_and_fates(rows, snapshot)
+    brute_force.assert_equal({row["customer_id"]: row for row in expected.to_pylist()}, customers.drop_columns([LINES]))
+    assert fates.pop(UNKNOWN) == unknown  # its row is there even where there is no line
+    assert fates.pop(ROUTED, 0) == routed == (pc.sum(customers[LINES]).as_py() or 0) + unknown
+    assert fates == reasons
+
+
+@settings(max_examples=40)
+@given(RANDOM_ROWS)
+def test_counts_of_random_orders_reconcile(rows: list[Row]) -> None:
+    customers, fates = customers_and_fates(rows, SNAPSHOTS[1])
+    counts: Counter[tuple[str, str]] = Counter()
+    for key, lines in collect_customers.count_fates(fates.items()):
+        counts[key] += lines
+    aside = sum(n for (kind, _), n in counts.items() if kind in ("excluded", "dead_letters"))
+    assert counts["read", ""] == len(rows) == (pc.sum(customers[LINES]).as_py() or 0) + aside
+    assert counts["routed", ""] == len(rows) - aside + counts["excluded", UNKNOWN]
+
+
+@settings(max_examples=40)
+@given(RANDOM_ROWS)
+def test_dead_lines_are_those_that_cleaning_rejects(rows: list[Row]) -> None:
+    raw = order_strategies.to_table(rows)
+    found = run("dead_lines", rows)
+    assert found.schema.names == [*(RAW_PREFIX + name for name in raw.schema.names), "reason"]
+    reasons = engine_runs.cleaned(rows)["reason"]
+    dead = pc.is_in(reasons, pa.array([rule.name for rule in schema.DEAD_LETTERS]))
+    expected = raw.filter(dead).append_column("reason", reasons.filter(dead))
+    given_back = found.rename_columns(expected.schema.names)
+    assert Counter(map(repr, given_back.to_pylist())) == Counter(map(repr, expected.to_pylist()))
+    for batch in given_back.to_batches():
+        letters = dead_letters.of_lines(batch.drop_columns(["reason"]), batch["reason"].to_pylist())
+        assert [letter.reason for letter in letters] == batch["reason"].to_pylist()
+
+
+@settings(max_examples=40)
+@given(RANDOM_ROWS)
+def test_the_extent_is_that_of_the_usable_times(rows: list[Row]) -> None:
+    (extent,) = run("extent", rows).to_pylist()
+    days = [day for row in rows if (day := brute_force_day(row)) is not None]
+    assert extent == {
+        "order_lines": len(rows), "first_day": min(days, default=None), "last_day": max(days, default=None)
+    }  # fmt: skip
+
+
+def brute_force_day(row: Row) -> Any:
+    """The UTC day of a line's time, whatever else is wrong with the line."""
+    usable, _ = brute_force.clean([{**row, "customer_id": "x", "amount": "1", "quantity": None, "unit_price": None}])
+    return usable[0]["order_day"] if usable else None
