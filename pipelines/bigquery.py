@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
+    from google.api_core.exceptions import GoogleAPICallError
     from google.cloud import bigquery, bigquery_storage
 
 SCHEME = "bigquery://"
@@ -35,6 +36,13 @@ _ACCEPTED_TABLE = "project.dataset.table, such as my-project.shop.orders"
 _TRANSIENT = {"backendError", "internalError", "rateLimitExceeded", "jobBackendError", "jobInternalError"}
 _MOST_ATTEMPTS = 4
 _PAUSE_SECONDS = 2.0  # doubled before each further attempt
+# What a person can do about an error, by BigQuery's reason for it.
+_HINTS = {
+    "bytesBilledLimitExceeded": "accepted is a larger --maximum_bytes_billed, or fewer columns or days to scan",
+    "notFound": "accepted is the name of one that exists, in the location of the others",
+    "accessDenied": "accepted is an account with the roles BigQuery Job User, Data Viewer (to write: Data Editor) and Read Session User",
+    "responseTooLarge": "name a --features_table: results above 10 GB need a table of their own",
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ class Query:
 
     ``name`` becomes the job id, with a hash of what is run. ``destination`` is replaced whole by the
     result, or its one partition is; without it the result stays in a table of BigQuery's own for a day.
+    ``about`` is what a person asked for, to be named where it fails.
     """
 
     name: str
@@ -146,6 +155,7 @@ class Query:
     destination: Table | None = None
     partitioned_by: str | None = None  # the destination's DATE column, where it has partitions
     clustered_by: tuple[str, ...] = ()
+    about: str = ""
 
     def job_id(self, attempt: int) -> str:
         content = json.dumps([self.sql, str(self.destination), self.maximum_bytes_billed, attempt])
@@ -200,7 +210,8 @@ def run(query: Query) -> bigquery.QueryJob:
     Raises:
       UsageError: BigQuery refuses it; one line naming the resource and what is accepted.
     """
-    job: bigquery.QueryJob = _run("query", query, lambda job_id: _insert_query(query, job_id))
+    kind = f"{query.about}: query" if query.about else "query"
+    job: bigquery.QueryJob = _run(kind, query, lambda job_id: _insert_query(query, job_id))
     return job
 
 
@@ -260,7 +271,7 @@ def dry_run(query: Query) -> bigquery.QueryJob:
     """
     config = query.config()
     config.dry_run, config.use_query_cache = True, False
-    with explained("the query"):
+    with explained(query.about or "the query"):
         return client(query.project).query(query.sql, config, location=query.location, job_retry=None)
 
 
@@ -272,7 +283,7 @@ def explained(resource: str) -> Iterator[None]:
       UsageError: for what a person can mend; anything else passes as it is.
     """
     from google.api_core import exceptions
-    from google.auth.exceptions import DefaultCredentialsError
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 
     try:
         yield
@@ -281,21 +292,35 @@ def explained(resource: str) -> Iterator[None]:
             f"{resource}: no Google Cloud credentials found: run `gcloud auth application-default login`, or set "
             "GOOGLE_APPLICATION_CREDENTIALS to a key file"
         ) from error
+    except GoogleAuthError as error:
+        raise UsageError(
+            f"{resource}: the Google Cloud credentials do not work: {one_line(str(error))}; run `gcloud auth "
+            "application-default login` again"
+        ) from error
     except exceptions.GoogleAPICallError as error:
-        if isinstance(error, exceptions.ServerError | exceptions.TooManyRequests):
+        passing = isinstance(error, exceptions.ServerError | exceptions.TooManyRequests)
+        # The client calls every reason that it does not know, such as the limit of bytes, a server's error.
+        if passing and not _reasons(error) & _HINTS.keys():
             raise
-        raise UsageError(f"{resource}: {_message(error)}") from error
+        raise UsageError(f"{resource}: {message(error)}") from error
 
 
-def _message(error: Any) -> str:
-    text = " ".join(str(error.message).split())
-    # The REST client puts the request before BigQuery's own words.
-    text = re.sub(r"^(GET|POST|PUT|PATCH|DELETE) \S+: ", "", text)
-    reasons = {item.get("reason") for item in error.errors or () if isinstance(item, dict)}
-    hints = {
-        "bytesBilledLimitExceeded": "accepted is a larger --maximum_bytes_billed, or fewer columns or days to scan",
-        "notFound": "accepted is the name of one that exists, in the location of the others",
-        "accessDenied": "accepted is an account with the roles BigQuery Job User, Data Viewer (to write: Data Editor) and Read Session User",
-        "responseTooLarge": "name a --features_table: results above 10 GB need a table of their own",
-    }
-    return "; ".join([text[:600], *(hint for reason, hint in hints.items() if reason in reasons)])
+def message(error: GoogleAPICallError) -> str:
+    """BigQuery's own words, with what can be done about it."""
+    texts = [item["message"] for item in error.errors or () if isinstance(item, dict) and item.get("message")]
+    # What a client makes of an answer has the request before BigQuery's words, and all of them once more behind.
+    text = one_line(texts[0] if texts else str(error.message))
+    return "; ".join([text, *(hint for reason, hint in _HINTS.items() if reason in _reasons(error))])
+
+
+def one_line(text: str, most: int = 600) -> str:
+    return " ".join(text.split())[:most]
+
+
+def _reasons(error: GoogleAPICallError) -> set[str]:
+    from google.api_core import exceptions
+
+    found = {str(item.get("reason")) for item in error.errors or () if isinstance(item, dict)}
+    # The Storage API has codes instead of reasons.
+    by_code = {exceptions.NotFound: "notFound", exceptions.PermissionDenied: "accessDenied"}
+    return found | {reason for code, reason in by_code.items() if isinstance(error, code)}

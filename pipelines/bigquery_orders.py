@@ -8,6 +8,7 @@ Views and external tables know no such time; they are read as they are when each
 from __future__ import annotations
 
 import datetime
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from ibis.expr import types as ir
 from sqlglot import expressions as sge
 
 from pipelines import bigquery, orders_source
+from pipelines import features_table as layout
 from pipelines.bigquery import Query, Table
 from pipelines.orders_source import OrdersSource
 from transforms import customer_features, engines, pushdown, schema, storage
@@ -47,6 +49,17 @@ class BigQueryRequest:
     maximum_bytes_billed: int | None = None
     pushdown: bool = True
     features_table: str | None = None
+    step: str = "orders"  # labels the jobs that look at the orders before the step's own
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"step": self.step}
+
+    @property
+    def about(self) -> str:
+        """The argument that names the orders, for messages."""
+        named = f"--orders {self.table}" if self.table else f"--orders_query {self.query}"
+        return named + (f" at --snapshot_time {self.snapshot_time}" if self.snapshot_time else "")
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,10 @@ class BigQueryOrders(OrdersSource):
 
     def query(self, name: str, sql: str, labels: dict[str, str] | None = None, **options: Any) -> Query:
         """A job over these orders, within the limit of bytes."""
+        about = f"{'--orders_query' if self.text else '--orders'} {self.uri}"
         return Query(
-            name, self.project, sql, self.location, labels or {}, self.maximum_bytes_billed, **options
-        )  # fmt: skip
+            name, self.project, sql, self.location, labels or {}, self.maximum_bytes_billed, about=about, **options
+        )
 
     def compiled(self, expression: ir.Table) -> str:
         """The SQL of an expression over ``raw_orders(self.schema)``."""
@@ -129,17 +143,21 @@ def open_orders(request: BigQueryRequest, *, run: bool = True) -> BigQueryOrders
         raise UsageError(
             "--features_table is written by the pushed-down query: accepted is one without the other, --no_pushdown"
         )
+    if request.snapshot_time and request.snapshot_time > datetime.datetime.now(datetime.UTC):
+        raise rejected("--snapshot_time", str(request.snapshot_time), "a time that is past")
     origin = _of_table(request) if request.table else _of_query(request)
     uri = request.table or str(request.query)
     theirs = pa.schema([pa.field(field.name, _arrow_type(field)) for field in origin.fields])
     shown = {field.name: f"{field.mode} {field.field_type}".removeprefix("NULLABLE ") for field in origin.fields}
     ours = orders_source.our_schema(theirs, request.columns, uri, shown)
     project = request.project or origin.project
-    at = request.snapshot_time or _now(project, origin.location, run)
+    if features_table:
+        layout.require_usable(project, features_table, origin.location)
+    at = request.snapshot_time or _now(request, project, origin.location, run)
     select = _select(origin, ours, request.columns, at)
     rows, first, last = 0, datetime.date.min, datetime.date.max
     if run:
-        rows, first, last = _extent(select, ours, project, origin.location, request.maximum_bytes_billed, uri)
+        rows, first, last = _extent(request, _extent_sql(select, ours), project, origin.location)
     return BigQueryOrders(
         uri=uri, columns=request.columns, schema=ours, rows=rows, first_day=first, last_day=last, select=select,
         text=origin.text, table=origin.table, snapshot_time=at, chosen_time=request.snapshot_time, pinned=origin.pinned,
@@ -204,23 +222,41 @@ def _of_query(request: BigQueryRequest) -> _Origin:
     path = str(request.query)
     project = _query_project(request)
     tree = _parse_query(path)
-    common = {cte.alias for cte in tree.find_all(sge.CTE)}
+    common = _common_tables(tree, path)
     pinned, location, modified = True, None, []
     for table in tree.find_all(sge.Table):
-        if not isinstance(table.this, sge.Identifier) or (not table.db and table.name in common):
+        if not table.db and table.name.casefold() in common:
             continue
-        found = _table_of_query(table, project, path)
-        table.meta["base_table"] = found is not None and found.table_type == "TABLE" and not table.args.get("version")
-        pinned = pinned and bool(table.meta["base_table"] or table.args.get("version"))
+        version = table.args.get("version")
+        found = _table_of_query(table, project, path) if _is_named(table) else None
+        table.meta["base_table"] = found is not None and found.table_type == "TABLE" and not version
+        of_its_own = version is not None and not version.find(sge.CurrentTimestamp)
+        pinned = pinned and bool(table.meta["base_table"] or of_its_own)
         location = location or (found and found.location)
         modified.append(str(found and found.modified))
     text = tree.sql(dialect=_DIALECT, comments=False)
-    fields = bigquery.dry_run(Query("clv-schema", project, text, location)).schema
+    fields = bigquery.dry_run(
+        Query("clv-schema", project, text, location, request.labels, about=f"--orders_query {path}")
+    ).schema
     if not fields:
         raise UsageError(
             f"--orders_query {path!r}: BigQuery gives no columns for it: accepted is one SELECT of order lines"
         )
     return _Origin(tree, list(fields), project, location, pinned, tuple(modified), text=text)
+
+
+def _common_tables(tree: sge.Query, path: str) -> set[str]:
+    """The names of the query's common tables, which BigQuery compares without regard to case."""
+    names = {cte.alias.casefold() for cte in tree.find_all(sge.CTE)}
+    for name in sorted(names):
+        if "." in name:  # could be taken for a table of a dataset
+            raise UsageError(f"--orders_query {path!r}: WITH {name!r} is not usable: accepted is a name without dots")
+    return names
+
+
+def _is_named(table: sge.Table) -> bool:
+    """Whether it is a table's name where rows come from: no function's call, and no argument of one."""
+    return isinstance(table.this, sge.Identifier) and not isinstance(table.parent, sge.Func)
 
 
 def _query_project(request: BigQueryRequest) -> str:
@@ -238,6 +274,7 @@ def _parse_query(path: str) -> sge.Query:
         text = storage.read_bytes(path).decode()
     except (OSError, UnicodeError) as error:
         raise rejected("--orders_query", path, "a readable UTF-8 file with one SELECT") from error
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # what it cannot parse is said below, in one line
     try:
         trees = [tree for tree in sqlglot.parse(text, dialect=_DIALECT) if tree is not None]
     except sqlglot.errors.SqlglotError as error:
@@ -255,9 +292,10 @@ def _table_of_query(table: sge.Table, project: str, path: str) -> Any:
     """The table's metadata; None where the name stands for several tables or a view of BigQuery's own."""
     if not table.db:
         raise UsageError(
-            f"--orders_query {path!r}: {table.name} is no complete name: accepted is dataset.table or project.dataset.table"
+            f"--orders_query {path!r}: {table.name} is no complete name: accepted is dataset.table or project.dataset.table "
+            "(an array: UNNEST)"
         )
-    if table.name.endswith("*") or "INFORMATION_SCHEMA" in table.sql().upper():
+    if table.name.endswith("*") or any(part.name.upper().startswith("INFORMATION_SCHEMA.") for part in table.parts):
         return None
     name = Table.parse(f"--orders_query {path!r}: table", f"{table.catalog or project}.{table.db}.{table.name}")
     table.set("catalog", sge.to_identifier(name.project, quoted=True))
@@ -284,12 +322,12 @@ def _select(origin: _Origin, ours: pa.Schema, columns: dict[str, str], instant: 
     return sge.select(*selected).from_(source).sql(dialect=_DIALECT, comments=False)
 
 
-def _now(project: str, location: str | None, run: bool) -> datetime.datetime:
+def _now(request: BigQueryRequest, project: str, location: str | None, run: bool) -> datetime.datetime:
     """BigQuery's clock (this machine's may be ahead of it), or ours where nothing is to run."""
     if not run:
         return datetime.datetime.now(datetime.UTC)
-    job = bigquery.run(Query(_unique("clv-now"), project, "SELECT CURRENT_TIMESTAMP() AS instant", location))
-    (row,) = job.result()
+    sql = "SELECT CURRENT_TIMESTAMP() AS instant"
+    (row,) = bigquery.run(Query(_unique("clv-now"), project, sql, location, request.labels)).result()
     instant: datetime.datetime = row["instant"]
     return instant
 
@@ -299,10 +337,13 @@ def _extent_sql(select: str, ours: pa.Schema) -> str:
 
 
 def _extent(
-    select: str, ours: pa.Schema, project: str, location: str | None, limit: int | None, uri: str
+    request: BigQueryRequest, sql: str, project: str, location: str | None
 ) -> tuple[int, datetime.date, datetime.date]:
-    sql = _extent_sql(select, ours)
-    (row,) = bigquery.run(Query(_unique("clv-extent"), project, sql, location, {}, limit)).result()
+    uri = request.table or request.query
+    query = Query(
+        _unique("clv-extent"), project, sql, location, request.labels, request.maximum_bytes_billed, about=request.about
+    )
+    (row,) = bigquery.run(query).result()
     if not row["order_lines"]:
         raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
     if row["first_day"] is None:

@@ -7,11 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsList, PCollection
 
 from pipelines import order_files
 from pipelines.order_files import OrderFiles
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from pipelines.bigquery_orders import BigQueryOrders
     from pipelines.order_files import OrdersFormat, Split
     from pipelines.read_bigquery import Rows
+
+
+_CUSTOMERS_TAG = "customers"
 
 
 class CustomerParts(NamedTuple):
@@ -63,7 +67,7 @@ def customer_parts(pipeline: beam.Pipeline, source: OrdersSource, snapshot: Snap
     assert isinstance(source, BigQueryOrders)
     if source.pushdown:
         return _pushed_down(pipeline, source, snapshot, work)
-    return _from_lines(_table_lines(pipeline, source, work), source, snapshot, work)
+    return _table_parts(pipeline, source, snapshot, work)
 
 
 class _ReadSplit(beam.DoFn):
@@ -77,8 +81,8 @@ class _ReadSplit(beam.DoFn):
             progress.advance("lines", batch.num_rows + len(malformed), self.total)
 
 
-def _table_lines(pipeline: beam.Pipeline, source: BigQueryOrders, work: Work) -> PCollection[Any]:
-    """The orders of a table, or of a query's result, as batches beside no malformed line."""
+def _table_parts(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
+    """The orders of a table, or of a query's result, read and aggregated here."""
     from pipelines import read_bigquery
     from pipelines.read_bigquery import Rows
 
@@ -88,10 +92,18 @@ def _table_lines(pipeline: beam.Pipeline, source: BigQueryOrders, work: Work) ->
             [Rows(source.table, source.project, columns, snapshot_time=source.snapshot_time)]
         )
     else:
-        query = source.query(f"clv-orders-{work.attempt}", source.select, {"step": work.step})
+        query = source.query(f"clv-orders-{work.attempt}", source.select, _labels(snapshot, work))
         rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
     batches = read_bigquery.read(rows, "Orders", unit="lines", total=source.rows)
-    return batches | "NoneMalformed" >> beam.Map(lambda batch: (batch, []))
+    lines = batches | "NoneMalformed" >> beam.Map(lambda batch: (batch, []))
+    parts = _from_lines(lines, source, snapshot, work)
+    # The counts are waited for by whatever completes the output.
+    counts = (parts.counts, read_bigquery.require_all(rows, batches, "Orders"))
+    return parts._replace(counts=counts | "Checked" >> beam.Flatten())
+
+
+def _labels(snapshot: Snapshot, work: Work) -> dict[str, str]:
+    return {"step": work.step, "cutoff": str(snapshot.cutoff)}
 
 
 def _from_lines(
@@ -120,9 +132,9 @@ def _from_lines(
 def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
     """One query makes the customers; a second one, over the dead letters, runs only where there are some."""
     from pipelines import read_bigquery
-    from transforms import collect_customers, pushdown
+    from transforms import collect_customers
 
-    labels = {"step": work.step, "cutoff": str(snapshot.cutoff)}
+    labels = _labels(snapshot, work)
     staged = source.features_table.beside(f"_staged_{work.attempt}") if source.features_table else None
     query = source.query(f"clv-customers-{work.attempt}", source.customers_sql(snapshot), labels, destination=staged)
     dead = source.query(f"clv-dead-letters-{work.attempt}", source.dead_lines_sql(), labels)
@@ -130,10 +142,9 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
         query, source.features_table, snapshot.cutoff, snapshot.horizon_days if snapshot.labels else None
     )
     rows = pipeline | "Query" >> beam.Create([job]) | "RunQuery" >> beam.ParDo(read_bigquery.RunPushdown())
-    fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(COUNTS_TAG, main="dead")
-    routed = read_bigquery.read(
-        rows, "Customers", restriction=f"{pushdown.FATE} IS NULL", unit="customers"
-    ) | "RouteCustomers" >> beam.ParDo(
+    fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(COUNTS_TAG, _CUSTOMERS_TAG, main="dead")
+    batches = read_bigquery.read(fates[_CUSTOMERS_TAG], "Customers", unit="customers")
+    routed = batches | "RouteCustomers" >> beam.ParDo(
         collect_customers.RouteCustomers(work.bucket_count, work.bucket_directory)
     ).with_outputs(COUNTS_TAG, main="parts")
     customers = (
@@ -145,26 +156,40 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
         ).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
     )
     dead_rows = fates.dead | "RunDeadLetters" >> beam.ParDo(read_bigquery.RunQuery())
-    letters = read_bigquery.read(dead_rows, "DeadLetters") | "ToLetters" >> beam.FlatMap(_letters)
+    dead_batches = read_bigquery.read(dead_rows, "DeadLetters")
+    checked = (
+        read_bigquery.require_all(fates[_CUSTOMERS_TAG], batches, "Customers"),
+        read_bigquery.require_all(dead_rows, dead_batches, "DeadLetters"),
+    )
+    if staged:
+        # Whatever reads it is done once the customers are written.
+        _ = rows | "DropStaged" >> beam.ParDo(
+            read_bigquery.DropStaged(), AsList(customers.paths), AsList(fates[COUNTS_TAG])
+        )
     return CustomerParts(
         customers.paths,
-        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG]),
+        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG], *checked),
         _merged(customers[STATISTICS_TAG]),
-        _write_letters(letters, work),
+        _write_letters(dead_batches | "ToLetters" >> beam.FlatMap(_letters), work),
     )
 
 
 class _Fates(beam.DoFn):
-    """The rows of a pushdown's result -> its counts, and the query for the dead letters where it has some."""
+    """The rows of a pushdown's result -> its counts, those of its rows that are customers, and the query for the
+    dead letters where it has some."""
 
     def __init__(self, dead: Query) -> None:
         self.dead = dead
 
     def process(self, rows: Rows) -> Iterator[Any]:
         from pipelines import read_bigquery
-        from transforms import collect_customers
+        from transforms import collect_customers, pushdown
 
-        counts = list(collect_customers.count_fates(read_bigquery.read_fates(rows)))
+        fates = read_bigquery.read_fates(rows)
+        assert rows.count is not None
+        customers = replace(rows, restriction=f"{pushdown.FATE} IS NULL", count=rows.count - len(fates))
+        yield pvalue.TaggedOutput(_CUSTOMERS_TAG, customers)
+        counts = list(collect_customers.count_fates(fates))
         for count in counts:
             yield pvalue.TaggedOutput(COUNTS_TAG, count)
         if any(kind == "dead_letters" for (kind, _), _ in counts):

@@ -55,7 +55,12 @@ class OrdersArguments:
             value = getattr(self, field.name)
             if value == parser.get_default(field.name):
                 continue
-            passed += [f"--{field.name}"] if value is True else [f"--{field.name}", str(value)]
+            if value is True:
+                passed.append(f"--{field.name}")
+            elif str(value).startswith("-"):  # by itself it would be taken for an argument
+                passed.append(f"--{field.name}={value}")
+            else:
+                passed += [f"--{field.name}", str(value)]
         return passed
 
 
@@ -117,8 +122,12 @@ def add_print_sql(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_orders(arguments: OrdersArguments, project: str | None = None) -> OrdersSource:
+def open_orders(arguments: OrdersArguments, project: str | None = None, step: str = "orders") -> OrdersSource:
     """Checks and measures the orders.
+
+    Args:
+      project: whose quota and bill it is, where they are in BigQuery.
+      step: labels BigQuery's jobs.
 
     Raises:
       UsageError: they cannot be read, or an argument does not go with such orders.
@@ -127,7 +136,7 @@ def open_orders(arguments: OrdersArguments, project: str | None = None) -> Order
 
     columns = orders_source.parse_columns(arguments.columns)
     if arguments.in_bigquery:
-        return open_bigquery(arguments, project)
+        return open_bigquery(arguments, project, step=step)
     for name in _BIGQUERY_ONLY:
         if getattr(arguments, name):
             raise UsageError(f"--{name} is about orders in BigQuery, --orders {arguments.orders!r} is not")
@@ -136,7 +145,9 @@ def open_orders(arguments: OrdersArguments, project: str | None = None) -> Order
     return order_files.inspect(arguments.orders, how)
 
 
-def open_bigquery(arguments: OrdersArguments, project: str | None, *, run: bool = True) -> BigQueryOrders:
+def open_bigquery(
+    arguments: OrdersArguments, project: str | None, *, step: str = "orders", run: bool = True
+) -> BigQueryOrders:
     """Orders in BigQuery; without ``run`` only their metadata are asked for.
 
     Raises:
@@ -153,6 +164,7 @@ def open_bigquery(arguments: OrdersArguments, project: str | None, *, run: bool 
         arguments.maximum_bytes_billed,
         not arguments.no_pushdown,
         arguments.features_table,
+        step,
     )
     return bigquery_orders.open_orders(request, run=run)
 

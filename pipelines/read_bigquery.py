@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsSingleton, PCollection
 
-from pipelines import bigquery, orders_source
+from pipelines import bigquery, features_table, orders_source
 from pipelines.bigquery import Query, Table
 from transforms import progress, schema
 from transforms.errors import UsageError
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LOG = logging.getLogger(__name__)
+# BigQuery's pages have some 1,000 rows: DuckDB's cost per query would be most of the work (20 times as much, measured).
+BATCH_ROWS = 65_536
 STAGED_HOURS = 24  # as long as BigQuery keeps the results it names itself
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows and columns of a table to read, and as of when."""
+    """Which rows and columns of a table to read, as of when, and how many there are where that is known."""
 
     table: Table
     project: str
     columns: tuple[tuple[str, str], ...] = ()  # (name in the table, name here); all when empty
     restriction: str = ""
     snapshot_time: datetime.datetime | None = None
+    count: int | None = None
 
-    def batches(self, pages: Any) -> Iterator[pa.RecordBatch]:
+    def named(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         names = dict(self.columns)
-        for page in pages:
-            batch = page.to_arrow()
-            yield batch.rename_columns([names.get(name, name) for name in batch.schema.names])
+        return batch.rename_columns([names.get(name, name) for name in batch.schema.names])
 
 
 def open_session(rows: Rows) -> Any:
@@ -54,8 +55,12 @@ def open_session(rows: Rows) -> Any:
     """
     from google.cloud.bigquery_storage_v1 import types
 
+    lz4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
     options = types.ReadSession.TableReadOptions(
-        selected_fields=[name for name, _ in rows.columns], row_restriction=rows.restriction
+        selected_fields=[name for name, _ in rows.columns],
+        row_restriction=rows.restriction,
+        # Over a network the bytes cost more than their decompression.
+        arrow_serialization_options=types.ArrowSerializationOptions(buffer_compression=lz4),
     )
     session = types.ReadSession(table=rows.table.path, data_format=types.DataFormat.ARROW, read_options=options)
     if rows.snapshot_time:
@@ -71,17 +76,30 @@ def read_stream(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
     Raises:
       UsageError: the session has ended before the stream did.
     """
+    import pyarrow as pa
     from google.api_core import exceptions
 
+    columns: pa.Schema | None = None
+    pages: list[pa.RecordBatch] = []
     try:
-        yield from rows.batches(bigquery.storage_client().read_rows(stream).rows().pages)
+        # Iterated itself, not its pages: the stream goes on after the last row that came when a connection breaks.
+        for message in bigquery.storage_client().read_rows(stream):
+            if columns is None:  # only a stream's first message tells them
+                columns = pa.ipc.read_schema(pa.py_buffer(message.arrow_schema.serialized_schema))
+            page = pa.ipc.read_record_batch(pa.py_buffer(message.arrow_record_batch.serialized_record_batch), columns)
+            pages.append(page)
+            if sum(held.num_rows for held in pages) >= BATCH_ROWS:
+                yield rows.named(pa.concat_batches(pages))
+                pages = []
+        if pages:
+            yield rows.named(pa.concat_batches(pages))
     except (exceptions.NotFound, exceptions.FailedPrecondition) as error:
         raise UsageError(
             f"reading {rows.table}: its read session has ended before all rows were read (sessions last six hours): "
-            f"run the step again, with more workers; BigQuery says: {' '.join(error.message.split())[:300]}"
+            f"run the step again, with more workers; BigQuery says: {bigquery.one_line(error.message)}"
         ) from error
     except exceptions.ClientError as error:
-        raise UsageError(f"reading {rows.table}: {' '.join(error.message.split())[:300]}") from error
+        raise UsageError(f"reading {rows.table}: {bigquery.message(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,7 @@ class RunQuery(beam.DoFn):
 def _run(query: Query) -> Rows:
     job = bigquery.run(query)
     _LOG.info("query %s: %s bytes scanned, %s billed", job.job_id, job.total_bytes_processed, job.total_bytes_billed)
-    return Rows(Table.of(job.destination), query.project)
+    return Rows(Table.of(job.destination), query.project, count=job.result().total_rows)
 
 
 class RunPushdown(beam.DoFn):
@@ -120,11 +138,23 @@ class RunPushdown(beam.DoFn):
             yield _run(query)
             return
         assert query.destination is not None
-        _create(query.project, query.destination, hours=STAGED_HOURS)
+        _create_staged(query.project, query.destination)
         rows = _run(query)
-        _create_features_table(query.project, pushdown.features_table)
+        features_table.create(query.project, pushdown.features_table)
         _run(features_query(pushdown, rows.table))
         yield rows
+
+
+class DropStaged(beam.DoFn):
+    """Rows -> nothing; deletes their table, once the side inputs are complete that are made from it."""
+
+    def process(self, rows: Rows, *_: Any) -> None:
+        from google.api_core.exceptions import GoogleAPICallError
+
+        try:
+            bigquery.client(rows.project).delete_table(rows.table.reference, not_found_ok=True)
+        except GoogleAPICallError as error:  # it goes by itself within a day
+            _LOG.warning("%s is not deleted: %s", rows.table, bigquery.message(error))
 
 
 def features_query(pushdown: Pushdown, staged: Table) -> Query:
@@ -138,43 +168,23 @@ def features_query(pushdown: Pushdown, staged: Table) -> Query:
         sql=f"SELECT DATE '{pushdown.day}' AS cutoff, CAST({horizon} AS INT64) AS horizon_days, {names} FROM {staged.sql} "
         f"WHERE {FATE} IS NULL",
         destination=replace(pushdown.features_table, partition=pushdown.day),
-        partitioned_by="cutoff",
-        clustered_by=("customer_id",),
+        partitioned_by=features_table.PARTITION,
+        clustered_by=features_table.CLUSTERING,
     )
 
 
-def _create(project: str, table: Table, *, hours: int) -> None:
+def _create_staged(project: str, table: Table) -> None:
     from google.cloud import bigquery as google
 
     made = google.Table(table.reference)
-    made.expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=hours)
-    with bigquery.explained(str(table)):
-        bigquery.client(project).create_table(made, exists_ok=True)
-
-
-def _create_features_table(project: str, table: Table) -> None:
-    from google.cloud import bigquery as google
-
-    columns: list[dict[str, str]] = [
-        {"name": "cutoff", "type": "DATE", "description": "features see order days before it, labels those from it on"},
-        {"name": "horizon_days", "type": "INT64", "description": "days of the labels; null where there are none"},
-        *schema.bigquery_schema(schema.CUSTOMERS),
-    ]
-    # A query's columns are nullable: a partition of them does not fit into a table that requires values.
-    fields = [google.SchemaField.from_api_repr({**column, "mode": "NULLABLE"}) for column in columns]
-    made = google.Table(table.reference, fields)
-    made.time_partitioning = google.TimePartitioning(field="cutoff")
-    made.clustering_fields = ["customer_id"]
+    made.expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=STAGED_HOURS)
     with bigquery.explained(str(table)):
         bigquery.client(project).create_table(made, exists_ok=True)
 
 
 class _OpenSession(beam.DoFn):
-    def __init__(self, restriction: str) -> None:
-        self.restriction = restriction
-
     def process(self, rows: Rows) -> Iterator[tuple[Rows, str]]:
-        for stream in open_session(replace(rows, restriction=self.restriction)).streams:
+        for stream in open_session(rows).streams:
             yield rows, stream.name
 
 
@@ -186,28 +196,54 @@ class _ReadStream(beam.DoFn):
         import pyarrow as pa
 
         for batch in read_stream(*element):
-            yield pa.RecordBatch.from_arrays(
-                [orders_source.plain(column) for column in batch.columns], batch.schema.names
-            )
+            yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names)
             progress.advance(self.unit, batch.num_rows, self.total)
 
 
+def _plain(column: pa.Array) -> pa.Array:
+    """``orders_source.plain``; BigQuery's BIGNUMERIC as text: DuckDB has no decimals of 76 digits."""
+    import pyarrow as pa
+
+    return column.cast(pa.string()) if pa.types.is_decimal256(column.type) else orders_source.plain(column)
+
+
 def read(
-    rows: PCollection[Rows], label: str, *, restriction: str = "", unit: str = "rows", total: int | None = None
+    rows: PCollection[Rows], label: str, *, unit: str = "rows", total: int | None = None
 ) -> PCollection[pa.RecordBatch]:
     """Adds the reading of the rows to their pipeline: batches in any order.
 
     Args:
       label: distinguishes the transforms' names.
-      restriction: of the rows, a condition as in WHERE.
       unit: what the rows are, for the progress display, where ``total`` of them are expected.
     """
     return (
         rows
-        | f"OpenSession{label}" >> beam.ParDo(_OpenSession(restriction))
+        | f"OpenSession{label}" >> beam.ParDo(_OpenSession())
         | f"SpreadStreams{label}" >> beam.Reshuffle()
         | f"ReadStreams{label}" >> beam.ParDo(_ReadStream(unit, total))
     )
+
+
+def require_all(rows: PCollection[Rows], batches: PCollection[pa.RecordBatch], label: str) -> PCollection[Any]:
+    """Adds the check that all of the rows were read, where it is known how many there are.
+
+    A stream that ends early without an error would make an output that looks complete.
+
+    Returns:
+      Nothing, once that is so: what must not happen before waits for it.
+    """
+    read = (
+        batches
+        | f"RowsOf{label}" >> beam.Map(lambda batch: batch.num_rows)
+        | f"SumRows{label}" >> beam.CombineGlobally(sum)
+    )
+    return rows | f"RequireAll{label}" >> beam.FlatMap(_require_all, AsSingleton(read))
+
+
+def _require_all(rows: Rows, read: int) -> list[Any]:
+    if rows.count is not None and rows.count != read:
+        raise UsageError(f"reading {rows.table}: {read} of its {rows.count} rows came: run the step again")
+    return []
 
 
 def read_fates(rows: Rows) -> list[tuple[str, int]]:

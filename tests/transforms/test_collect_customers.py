@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable
@@ -40,7 +41,7 @@ def aggregated() -> pa.Table:
 
 def batches_of(rows: pa.Table, cuts: Iterable[int]) -> list[pa.RecordBatch]:
     edges = [0, *sorted(cuts), rows.num_rows]
-    tables = [rows.slice(start, end - start) for start, end in zip(edges, edges[1:], strict=False)]
+    tables = [rows.slice(start, end - start) for start, end in itertools.pairwise(edges)]
     return [table.combine_chunks().to_batches()[0] for table in tables if table.num_rows]
 
 

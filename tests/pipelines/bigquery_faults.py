@@ -1,0 +1,164 @@
+"""Faults of BigQuery for tests: answers of its REST API lost or replaced, calls of its Storage API that break.
+
+Everything else goes to the emulator: what is injected is the fault alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pytest
+import requests
+from google.cloud.bigquery_storage_v1 import types
+
+from pipelines import bigquery
+
+PROJECT = "test-project"
+ROWS_A_MESSAGE = 2
+Answer = Callable[[requests.Response], requests.Response]
+
+
+class Rest:
+    """Watches the requests of our client of a project, and tampers with the answers to some.
+
+    ``inserted`` holds the ids of the jobs that were asked for, repetitions too.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.inserted: list[str] = []
+        self._faults: list[tuple[str, Answer]] = []
+        session = bigquery.client(PROJECT)._http
+        self._request = session.request
+        patch.setattr(session, "request", self.request)
+
+    def tamper(self, job: str, answer: Answer, times: int = 1) -> None:
+        """Has ``answer`` make the answers to the next insertions of jobs whose id matches the pattern."""
+        self._faults += [(job, answer)] * times
+
+    def request(self, method: str, url: str, data: Any = None, **others: Any) -> requests.Response:
+        response = self._request(method=method, url=url, data=data, **others)
+        if method != "POST" or not re.search(r"/jobs(\?|$)", url):
+            return response
+        content = json.loads(data)
+        if content["configuration"].get("dryRun"):
+            return response
+        job_id = content["jobReference"]["jobId"]
+        self.inserted.append(job_id)
+        for fault in self._faults:
+            if re.search(fault[0], job_id):
+                self._faults.remove(fault)
+                return fault[1](response)
+        return response
+
+
+def lost(_: requests.Response) -> requests.Response:
+    """The job was inserted, but nobody hears of it."""
+    raise requests.exceptions.ConnectionError("the connection was reset")
+
+
+def failed(reason: str, message: str) -> Answer:
+    """The job has ended with this error."""
+
+    def answer(response: requests.Response) -> requests.Response:
+        error = {"reason": reason, "message": message, "location": "query"}
+        job = {**response.json(), "status": {"state": "DONE", "errorResult": error, "errors": [error]}}
+        response._content = json.dumps(job).encode()
+        return response
+
+    return answer
+
+
+class RpcError(grpc.RpcError):
+    """What gRPC raises for a status."""
+
+    def __init__(self, status: grpc.StatusCode, message: str) -> None:
+        self._status, self._message = status, message
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+    def details(self) -> str:
+        return self._message
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+    def result(self) -> None:
+        raise self
+
+
+class Storage(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """The Storage Read API, of which the next calls fail: sessions before they are made, streams after some messages.
+
+    ``sessions`` and ``streams`` count the calls. An end of a stream is an error, or None where it ends silently.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.sessions = self.streams = 0
+        self.offsets: list[int] = []
+        self.no_session: list[RpcError] = []
+        self.ends: list[tuple[int, RpcError | None]] = []
+        self._client = self._connect()
+        patch.setattr(bigquery, "storage_client", lambda: self._client)
+
+    def _connect(self) -> Any:
+        from google.cloud import bigquery_storage
+        from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
+
+        address = os.environ["BIGQUERY_STORAGE_EMULATOR_HOST"]
+        plain = grpc.insecure_channel(address, [("grpc.max_receive_message_length", -1)])
+        channel = grpc.intercept_channel(plain, self)
+        return bigquery_storage.BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.sessions += 1
+        if self.no_session:
+            return self.no_session.pop(0)
+        return continuation(details, request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.streams += 1
+        self.offsets.append(request.offset)
+        call = continuation(details, request)
+        return Broken(call, *self.ends.pop(0)) if self.ends else call
+
+
+class Broken:
+    """A stream that ends early, of messages of few rows each, as many as there would be of a large table."""
+
+    def __init__(self, call: Any, messages: int, error: RpcError | None) -> None:
+        self._call, self._error = call, error
+        self._messages = itertools.islice(_small(call), messages)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        for message in self._messages:
+            return message
+        if self._error:
+            raise self._error
+        raise StopIteration
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def _small(messages: Any) -> Iterator[Any]:
+    for message in messages:
+        schema = pa.ipc.read_schema(pa.py_buffer(message.arrow_schema.serialized_schema))
+        page = pa.ipc.read_record_batch(pa.py_buffer(message.arrow_record_batch.serialized_record_batch), schema)
+        for start in range(0, page.num_rows, ROWS_A_MESSAGE):
+            rows = page.slice(start, ROWS_A_MESSAGE)
+            small = types.ReadRowsResponse(
+                arrow_schema=message.arrow_schema, row_count=rows.num_rows,
+                arrow_record_batch={"serialized_record_batch": rows.serialize().to_pybytes()},
+            )  # fmt: skip
+            yield types.ReadRowsResponse.pb(small)
