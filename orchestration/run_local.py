@@ -57,6 +57,7 @@ def _parser() -> ArgumentParser:
         "--training_snapshots", type=shared.positive, default=2, metavar="N",
         help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
     )  # fmt: skip
+    parser.add_argument("--project", help="BigQuery: whose quota and bill the queries are on (default: the table's)")
     parser.add_argument("--seed", type=shared.seed, default=0, help="seed of the training")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the local directory that gets everything")
     return parser
@@ -118,7 +119,7 @@ def plan(options: argparse.Namespace) -> Cycle:
     from orchestration.steps import Cycle, training_cutoffs
 
     orders = OrdersArguments.take(options)
-    source = orders_arguments.open_orders(orders)
+    source = orders_arguments.open_orders(orders, options.project, "run_local")
     as_of = options.as_of or source.trusted_end(shared.today())
     if not source.first_day < as_of <= source.end:
         raise rejected("--as_of", str(as_of), f"a day after {source.first_day}, up to {source.end}")
@@ -136,8 +137,9 @@ def plan(options: argparse.Namespace) -> Cycle:
     workdir = os.path.abspath(options.workdir)
     name = f"{as_of}-{_run_id(options, orders, source, cutoff)}"
     run_directory = os.path.join(workdir, "runs", name)
+    project = ("--project", options.project) if options.project else ()
     return Cycle(
-        orders=_as_of_one_time(orders, source, run_directory),
+        orders=(*_as_of_one_time(orders, source, run_directory), *project),
         cutoff=cutoff,
         horizon_days=options.horizon_days,
         history_days=options.history_days,

@@ -104,7 +104,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     snapshot = Snapshot(options.cutoff, options.horizon_days, options.history_days)
     if options.print_sql:
         return orders_arguments.print_sql(options.orders, shared.project(beam_options), snapshot)
-    source = orders_arguments.open_orders(options.orders, shared.project(beam_options))
+    source = orders_arguments.open_orders(options.orders, shared.project(beam_options), KIND)
     _require_inside(snapshot, source)
     reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
     arguments = snapshot_job.arguments_of(source, snapshot)

@@ -101,7 +101,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
             raise UsageError("--print_sql runs nothing that could find the last order day: name the day by --as_of")
         as_seen = Snapshot(options.as_of, model["horizon_days"], model["history_days"], labels=False)
         return orders_arguments.print_sql(options.orders, shared.project(beam_options), as_seen)
-    source = orders_arguments.open_orders(options.orders, shared.project(beam_options))
+    source = orders_arguments.open_orders(options.orders, shared.project(beam_options), "predict")
     as_of = options.as_of or source.trusted_end(shared.today())
     if not source.first_day < as_of <= source.end:
         raise UsageError(

@@ -21,7 +21,17 @@ def test_beam_stages_our_packages(setup_file: str | None, tmp_path: Path, monkey
     monkeypatch.chdir(ROOT)
     given = [] if setup_file is None else ["--setup_file", setup_file]
     options = pipeline_options(
-        ["--runner", "DataflowRunner", "--project", "p-12345", "--region", "r", "--temp_location", "gs://bucket/temp", *given]
+        [
+            "--runner",
+            "DataflowRunner",
+            "--project",
+            "p-12345",
+            "--region",
+            "r",
+            "--temp_location",
+            "gs://bucket/temp",
+            *given,
+        ]
     )
     Stager.create_job_resources(options, str(tmp_path))
     (archive,) = tmp_path.glob("*.tar.gz")

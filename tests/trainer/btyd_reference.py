@@ -37,7 +37,11 @@ def dataset(name: str) -> Path:
 
 def weeks(x: Any, recency: Any, age: Any) -> dict[str, Any]:
     """Columns for a model from times in weeks."""
-    return {"frequency": np.atleast_1d(x), "recency_days": np.atleast_1d(recency) * WEEK, "age_days": np.atleast_1d(age) * WEEK}
+    return {
+        "frequency": np.atleast_1d(x),
+        "recency_days": np.atleast_1d(recency) * WEEK,
+        "age_days": np.atleast_1d(age) * WEEK,
+    }
 
 
 @functools.cache
@@ -60,12 +64,11 @@ def spend_summary() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 @functools.cache
 def sample() -> pa.Table:
     """CDNOW_sample.txt by customer: calibration to 1997-09-30, repeat spend, and the order days of the holdout."""
-    return duckdb.sql(f"""
+    _, customer, day, _, amount = np.loadtxt(dataset("CDNOW_sample.txt")).T
+    orders = pa.table({"id": customer.astype(int), "day": day.astype(int), "amount": amount})
+    return duckdb.sql("""
         WITH lines AS (
-            SELECT column1 AS id, strptime(column2::VARCHAR, '%Y%m%d')::DATE AS day, column4 AS amount
-            FROM read_csv('{dataset("CDNOW_sample.txt")}', delim=' ', header=false, skip=0,
-                columns={{'column0': 'INTEGER', 'column1': 'INTEGER', 'column2': 'INTEGER', 'column3': 'INTEGER',
-                          'column4': 'DOUBLE'}})
+            SELECT id, strptime(day::VARCHAR, '%Y%m%d')::DATE AS day, amount FROM orders
         ), days AS (SELECT id, day, sum(amount) AS amount FROM lines GROUP BY ALL),
         firsts AS (SELECT *, min(day) OVER (PARTITION BY id) AS first FROM days)
         SELECT id,

@@ -46,7 +46,10 @@ def beta_geometric(parameters: tuple[str, ...], first_chance: int, x: int, recen
     p_alive = alive / (alive + dead)
     none = ((alpha + age) / (alpha + age + t)) ** (r + x)
     return _texts(
-        log_likelihood=mp.log(alive + dead), p_alive=p_alive, expected=p_alive * lasting, any_purchase=p_alive * (1 - none)
+        log_likelihood=mp.log(alive + dead),
+        p_alive=p_alive,
+        expected=p_alive * lasting,
+        any_purchase=p_alive * (1 - none),
     )
 
 
@@ -108,7 +111,8 @@ def main() -> None:
         "horizon_days": HORIZON,
         "annual_discount_rate": float(RATE),
         "models": [
-            {"model": model, "parameters": given, "row": row, "expected": expected} for model, given, row, expected in cases
+            {"model": model, "parameters": given, "row": row, "expected": expected}
+            for model, given, row, expected in cases
         ],
         "first_event": [[*event, first_event(*event)] for event in events],
     }
