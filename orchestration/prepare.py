@@ -7,9 +7,16 @@ Makes the dataset and the tables when they are missing, loads the files into the
 (raw_orders_20110808), sets unusable lines aside in order_dead_letters with the reason, and writes the others to
 orders, partitioned by loaded_on: `pipelines.features --orders bigquery://my-project.shop.orders` reads them.
 Each job replaces what it writes, the day's partition alone, in one step: the same command may run again at any
-time, after a failure or with mended files, and other days stay as they are. Every line is accounted for: raw lines =
-orders + dead letters + excluded (lines without a customer), or the exit code is 1. A CSV line with more or fewer
-fields than the header is no line at all: it fails the load, which names it.
+time, after a failure or with mended files, and other days stay as they are. A day without lines is a day; lines
+without a usable one among them are refused, and change no order. Every line is accounted for: raw lines = orders +
+dead letters + excluded (lines without a customer), or the exit code is 1. A CSV line with more or fewer fields than
+the header is no line at all: it fails the load, which names it.
+
+The tables' partitions stay: a table that expires is refused, whether by itself or by its dataset's default.
+
+Ctrl-C and SIGTERM cancel the job that runs. What is killed without a word (SIGKILL, a lost machine) leaves its job to
+BigQuery, where it may still end and replace what a run started meanwhile has written: look at the jobs labelled
+step=prepare, or run the day once more when they are done.
 
 For a shop whose export is always its whole history, --replace replaces the tables whole (the raw table is then
 raw_orders), so that nothing is counted twice.
@@ -18,31 +25,29 @@ raw_orders), so that nothing is counted twice.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
-import re
+import signal
 import sys
 import time
-import uuid
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import bigquery
+from orchestration.prepare_jobs import Jobs, say
+from pipelines import bigquery, labels
 from pipelines import options as shared
-from pipelines.bigquery import Load, Query, Table
+from pipelines.bigquery import Table
 from pipelines.order_files import OrdersFormat
 from transforms import schema
 from transforms.cli import ArgumentParser, exit_code, whole_number
-from transforms.errors import JobFailed, UsageError, rejected
+from transforms.errors import JobFailed, UsageError
 
 if TYPE_CHECKING:
     from orchestration.prepare_sql import Statements
-    from orchestration.prepared_tables import Layout
     from orchestration.raw_orders import RawOrders
-
-_LABEL = re.compile(r"([a-z][a-z0-9_-]{0,62})=([a-z0-9_-]{0,63})")
-_STEPS = 6
 
 
 class NotReconciled(JobFailed):
@@ -103,7 +108,18 @@ def _parser() -> ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: run(argv))
+    with _terminable():
+        return exit_code(lambda: run(argv))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which schedulers stop a task, interrupts as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:
@@ -153,93 +169,38 @@ def _options(parsed: argparse.Namespace) -> Options:
         loaded_on=parsed.loaded_on,
         replace=parsed.replace,
         maximum_bytes_billed=parsed.maximum_bytes_billed,
-        labels=_labels(parsed.labels),
+        labels=labels.checked(map(labels.pair, parsed.labels.split(",") if parsed.labels else ())),
         print_sql=parsed.print_sql,
     )
 
 
-def _labels(text: str | None) -> dict[str, str]:
-    pairs = [_LABEL.fullmatch(part.strip()) for part in text.split(",")] if text else []
-    if not all(pairs):
-        raise rejected("--labels", text, "key=value,... of lower-case letters, digits, _ and -, such as team=crm")
-    return {pair[1]: pair[2] for pair in pairs if pair}
-
-
-@dataclass
-class _Jobs:
-    """The jobs of one run, told of one by one.
-
-    Their ids hold a word of this process: a request whose answer was lost finds its own job again, but a
-    later run never takes an older job's success, since when somebody may have changed the table, for its own.
-    """
-
-    options: Options
-    location: str
-    ids: dict[str, str] = field(default_factory=dict)
-    bytes_processed: int = 0
-    word: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-
-    def load(self, raw: RawOrders) -> int:
-        """Loads the files into the raw table and returns the number of lines."""
-        started = time.monotonic()
-        common = (self.options.project, raw.uris, self.options.raw_table, raw.fields, raw.settings, self.location)
-        try:
-            job = bigquery.run_load(Load(self._name("load"), *common, self._labels("load")))
-        except UsageError as error:
-            hint = f"; accepted are lines of {len(raw.fields)} fields, as the header" if raw.empty_is_null else ""
-            more = f" and {len(raw.uris) - 1} more" if len(raw.uris) > 1 else ""
-            raise UsageError(f"{raw.uris[0]}{more}: {error}{hint}") from error
-        self.ids["load"] = str(job.job_id)
-        rows = int(job.output_rows or 0)
-        say(2, f"{len(raw.uris)} files into {self.options.raw_table}", started, rows, raw.bytes)
-        return rows
-
-    def query(self, number: int, step: str, sql: str, target: Table | None = None, layout: Layout | None = None) -> Any:
-        """Runs a query, into a table's partition or to be read, and returns its rows."""
-        from orchestration.prepared_tables import PARTITION
-
-        started = time.monotonic()
-        query = Query(
-            self._name(step), self.options.project, sql, self.location, self._labels(step),
-            self.options.maximum_bytes_billed, target, PARTITION if target else None,
-            layout.clustered_by if layout else (),
-        )  # fmt: skip
-        job = bigquery.run(query)
-        rows = job.result()
-        self.ids[step] = str(job.job_id)
-        self.bytes_processed += int(job.total_bytes_processed or 0)
-        where = f" into {target}" if target else ""
-        say(number, step.replace("_", " ") + where, started, rows.total_rows, job.total_bytes_processed)
-        return rows
-
-    def _name(self, step: str) -> str:
-        return f"clv-prepare-{step}-{self.options.loaded_on:%Y%m%d}-{self.word}"
-
-    def _labels(self, step: str) -> dict[str, str]:
-        return {"step": "prepare", "job": step, "loaded_on": str(self.options.loaded_on), **self.options.labels}
-
-
-def say(number: int, what: str, started: float, rows: int | None = None, size: int | None = None) -> None:
-    amounts = "" if rows is None else f" {rows:,} rows, {size or 0:,} bytes,"
-    print(f"[{number}/{_STEPS}] {what}:{amounts} {time.monotonic() - started:.1f} s", file=sys.stderr)
-
-
 def _prepare(options: Options, raw: RawOrders, statements: Statements) -> dict[str, Any]:
-    from orchestration.prepare_sql import USABLE
-    from orchestration.prepared_tables import DEAD_LETTERS, ORDERS, describe
+    jobs = Jobs(options, _ensure(options))
+    try:
+        return _write(options, raw, statements, jobs)
+    except KeyboardInterrupt:
+        jobs.cancel()
+        raise
 
-    jobs = _Jobs(options, _ensure(options))
+
+def _write(options: Options, raw: RawOrders, statements: Statements, jobs: Jobs) -> dict[str, Any]:
+    from orchestration.prepare_sql import USABLE
+    from orchestration.prepared_tables import DEAD_LETTERS, ORDERS, mend
+
     loaded = jobs.load(raw)
     account = _counts(jobs.query(3, "account", statements.account))
+    refused = _nothing_usable(options, account, loaded) if not account[USABLE] and (loaded or options.replace) else None
     excluded = Counter({reason.name: account.pop(reason.name, 0) for reason in schema.EXCLUDED})
     dead_letters, orders = (
         replace(table, partition=options.partition) for table in (options.dead_letters_table, options.orders_table)
     )
-    jobs.query(4, "dead_letters", statements.dead_letters, dead_letters, DEAD_LETTERS)
-    _require_orders(options, account[USABLE], +account, loaded)
+    if +account or not refused:  # dead letters of a refused load are there to be looked at
+        jobs.query(4, "dead_letters", statements.dead_letters, dead_letters, DEAD_LETTERS)
+        mend(options.project, options.dead_letters_table, DEAD_LETTERS)
+    if refused:
+        raise refused
     jobs.query(5, "orders", statements.orders, orders, ORDERS)
-    describe(options.project, options.dead_letters_table, DEAD_LETTERS)
-    describe(options.project, options.orders_table, ORDERS)
+    mend(options.project, options.orders_table, ORDERS)
     written = _counts(jobs.query(6, "written", statements.written))
     _reconcile(loaded, account, excluded, written)
     return {
@@ -264,13 +225,14 @@ def _prepare(options: Options, raw: RawOrders, statements: Statements) -> dict[s
 
 def _ensure(options: Options) -> str:
     """Makes what is missing and returns the dataset's location."""
-    from orchestration.prepared_tables import DEAD_LETTERS, ORDERS, ensure_dataset, ensure_table
+    from orchestration.prepared_tables import DEAD_LETTERS, ORDERS, ensure_dataset
+    from pipelines.bigquery_tables import ensure
 
     started = time.monotonic()
     orders = options.orders_table
     dataset = ensure_dataset(options.project, orders.project, orders.dataset, options.location, options.labels)
     for table, layout in ((orders, ORDERS), (options.dead_letters_table, DEAD_LETTERS)):
-        ensure_table(options.project, table, layout, replace=options.replace)
+        ensure(options.project, table, layout, str(table), replaced=options.replace)
     say(1, f"dataset {orders.project}.{orders.dataset} in {dataset.location}, its tables", started)
     return str(dataset.location)
 
@@ -279,17 +241,17 @@ def _counts(rows: Any) -> Counter[str]:
     return Counter({row["reason"]: row["order_lines"] for row in rows})
 
 
-def _require_orders(options: Options, usable: int, account: Counter[str], loaded: int) -> None:
-    """Refuses, before the orders are touched, to put nothing in the place of what is there.
-
-    A day without a line, or with lines of unknown customers only, is a day like others.
-    """
-    if not usable and (account or options.replace):
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(account.items())) or "nothing to blame"
-        raise UsageError(
-            f"--orders {options.orders!r} has {loaded:,} lines, none of them usable ({reasons}; see "
-            f"{options.dead_letters_table}): {options.orders_table} stays as it was; accepted is at least one order line"
-        )
+def _nothing_usable(options: Options, account: Counter[str], loaded: int) -> UsageError:
+    """Nothing is put in the place of what is there, unless a day had no line: a column gone null is the likelier cause."""
+    reasons = [reason for reason in (*schema.EXCLUDED, *schema.DEAD_LETTERS) if account[reason.name]]
+    counts = ", ".join(f"{reason.name} {account[reason.name]:,}" for reason in reasons)
+    see = f"; see {options.dead_letters_table}" if any(reason in schema.DEAD_LETTERS for reason in reasons) else ""
+    needed = [f"{options.how.columns.get(r.column, r.column)}: {r.accepted}" for r in reasons]
+    accepted = "; ".join(["at least one usable line", *needed])
+    return UsageError(
+        f"--orders {options.orders!r} has {loaded:,} lines, none of them usable{f' ({counts}{see})' if reasons else ''}: "
+        f"{options.orders_table} stays as it was; accepted is {accepted}"
+    )
 
 
 def _reconcile(loaded: int, account: Counter[str], excluded: Counter[str], written: Counter[str]) -> None:

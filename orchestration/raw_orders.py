@@ -97,9 +97,9 @@ def _inspect_csv(filesystem: Any, infos: Sequence[Any], how: OrdersFormat) -> di
     from pipelines import order_files, orders_source
 
     encoding = _encoding(how.csv_encoding)
-    header = order_files._csv_header(filesystem, infos[0].path, how)
+    header = order_files.csv_header(filesystem, infos[0].path, how)
     for info in infos[1:]:
-        other = order_files._csv_header(filesystem, info.path, how)
+        other = order_files.csv_header(filesystem, info.path, how)
         if other != header:  # BigQuery goes by position: two columns that changed places would change their meaning
             raise UsageError(
                 f"{info.path} has the columns {', '.join(other)}, unlike {infos[0].path} with {', '.join(header)}: "

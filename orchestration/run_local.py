@@ -6,8 +6,9 @@ Runs every step in order (features, train, predict, report, publish), each the c
 showing progress, elapsed time and rows. Run the same command again after an interruption: finished
 steps are not redone, a half-finished one is redone whole. Other orders, arguments or code make a new
 run beside the old ones; the serving store, the warehouse, the dead letters and the data schema (made from
-the first run's features; review data_schema.pbtxt, later runs are held against it) are shared by all runs of a
---workdir.
+the first run's features: review data_schema.pbtxt, until then it only warns) are shared by all runs of a
+--workdir. A run that is refused because its customers are unlike those of the training goes on at that step
+when it is given again with other --skew_thresholds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines import options as shared
 from pipelines import orders_arguments
@@ -37,6 +38,9 @@ from transforms.errors import UsageError, rejected
 if TYPE_CHECKING:
     from orchestration.steps import Cycle, Step
     from pipelines.orders_source import OrdersSource
+
+# BigQuery reads a table as it was up to seven days ago; a step begun now is to be done by then.
+_READABLE = datetime.timedelta(days=6)
 
 
 def _parser() -> ArgumentParser:
@@ -58,6 +62,11 @@ def _parser() -> ArgumentParser:
         help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
     )  # fmt: skip
     parser.add_argument("--project", help="BigQuery: whose quota and bill the queries are on (default: the table's)")
+    parser.add_argument(
+        "--skew_thresholds", metavar="FILE.toml",
+        help="how far the customers to forecast may be from those the model learned from, where that differs from "
+        "transforms/skew.toml, which explains itself; judges predictions that are not made yet",
+    )  # fmt: skip
     parser.add_argument("--seed", type=shared.seed, default=0, help="seed of the training")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="the local directory that gets everything")
     return parser
@@ -71,16 +80,21 @@ def run(argv: list[str] | None = None) -> Cycle:
     """Runs the cycle and returns it.
 
     Raises:
-      UsageError: the orders or arguments are unusable, another run works in --workdir, or the model was
-        judged on days on which nobody bought: what it says of the future is not published.
+      UsageError: the orders or arguments are unusable, another run works in --workdir, there are too few
+        customers, the orders can no longer be read as of the time the run began, or the model was judged on days
+        on which nobody bought: what it says of the future is not published.
     """
     options = _parser().parse_args(argv)
     cycle = plan(options)
     started = time.monotonic()
     with _alone(options.workdir):
         for number, step in enumerate(cycle.steps(), 1):
+            if step.kind == "model":
+                _require_customers(cycle)
             if step.module == "pipelines.publish":
                 _require_judged(cycle)
+            if step.reads_orders and not _is_finished(step):
+                _require_readable(cycle)
             run_step(step, number, len(cycle.steps()))
     print(f"all steps done in {time.monotonic() - started:.1f} s\n", file=sys.stderr)
     summarize(cycle)
@@ -101,6 +115,35 @@ def _alone(workdir: str) -> Iterator[None]:
         yield
 
 
+def _require_customers(cycle: Cycle) -> None:
+    """Raises: UsageError where a split that training needs is empty: customers are dealt to splits by chance."""
+    from transforms import schema
+
+    learned_from = cycle.training_cutoffs or (cycle.cutoff,)
+    counts = [storage.read_manifest(cycle.features(cutoff), "features")["splits"] for cutoff in learned_from]
+    needed = ("train", "validation") if cycle.training_cutoffs else schema.SPLITS
+    empty = [split for split in needed if not any(count.get(split) for count in counts)]
+    if empty:
+        most = max(sum(count.values()) for count in counts)
+        raise UsageError(
+            f"there are too few customers to learn from: of {most:,} with orders before {learned_from[0]} none is in the "
+            f"{' or '.join(empty)} split; accepted are orders of more customers, at best hundreds, or later dates"
+        )
+
+
+def _require_readable(cycle: Cycle) -> None:
+    """Raises: UsageError where a table can no longer be read as it was when this run's first step read it."""
+    path = _moment_file(cycle.run_directory)
+    if not os.path.exists(path):
+        return
+    moment = storage.read_bytes(path).decode()
+    if datetime.datetime.now(datetime.UTC) - orders_arguments.instant(moment) > _READABLE:
+        raise UsageError(
+            f"the unfinished run in {cycle.run_directory} reads its orders as they were at {moment}, and BigQuery keeps that "
+            "for seven days: delete that directory, and the next run starts anew"
+        )
+
+
 def _require_judged(cycle: Cycle) -> None:
     evaluation = json.loads(storage.read_bytes(os.path.join(cycle.model, "evaluation.json")))
     if not evaluation["buyers"]:
@@ -117,7 +160,9 @@ def plan(options: argparse.Namespace) -> Cycle:
       UsageError: the orders are unusable, or too short for the horizon.
     """
     from orchestration.steps import Cycle, training_cutoffs
+    from transforms import skew_thresholds
 
+    skew_thresholds.read(options.skew_thresholds)  # what is wrong with them is said now, not after the training
     orders = OrdersArguments.take(options)
     source = orders_arguments.open_orders(orders, options.project, "run_local")
     as_of = options.as_of or source.trusted_end(shared.today())
@@ -151,42 +196,61 @@ def plan(options: argparse.Namespace) -> Cycle:
         warehouse=os.path.join(workdir, "warehouse"),
         dead_letters=os.path.join(workdir, "dead_letters"),
         data_schema=os.path.join(workdir, "data_schema.pbtxt"),
+        skew_thresholds=options.skew_thresholds,
     )
 
 
 def _run_id(options: argparse.Namespace, orders: OrdersArguments, source: OrdersSource, cutoff: datetime.date) -> str:
-    """Equal for equal orders, arguments and code: an interrupted run is found again, a changed model runs anew."""
+    """Equal for equal orders, arguments and code: an interrupted run is found again, a changed model runs anew.
+
+    Thresholds change nothing that is made, only whether it is refused: a refused run goes on under others.
+    """
     decisive = {
         **vars(options), "cutoff": str(cutoff), "orders": [source.identity, source.revision, orders.given()],
-        "workdir": None, "code": version.source_fingerprint(),
+        "workdir": None, "skew_thresholds": None, "code": version.source_fingerprint(),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _as_of_one_time(orders: OrdersArguments, source: OrdersSource, run_directory: str) -> tuple[str, ...]:
     """The orders' arguments for every step of a run: tables are read as of one time, also after an interruption."""
-    if not orders.in_bigquery:
+    if not orders.in_bigquery or orders.snapshot_time:
         return tuple(orders.given())
-    path = os.path.join(run_directory, "snapshot_time")
+    path = _moment_file(run_directory)
     if not os.path.exists(path):
         storage.write_bytes(path, source.provenance["snapshot_time"].encode())
     moment = storage.read_bytes(path).decode()
     return tuple(dataclasses.replace(orders, snapshot_time=orders_arguments.instant(moment)).given())
 
 
+def _moment_file(run_directory: str) -> str:
+    return os.path.join(run_directory, "snapshot_time")
+
+
+def _is_finished(step: Step) -> bool:
+    return step.kind is not None and storage.exists(storage.join(step.output, storage.MANIFEST))
+
+
 def run_step(step: Step, number: int, of: int) -> None:
-    """Runs one step in this process, showing what it does.
+    """Runs one step in this process, showing what it does; a finished one is not run, nor its orders opened.
 
     One process for all: Beam and TensorFlow are imported once, not once a step.
     """
     from transforms.progress import shown
 
     print(f"\n[{number}/{of}] {step.name}\n  {step.command}", file=sys.stderr)
+    if step.kind and _is_finished(step):
+        manifest = storage.read_manifest(step.output, step.kind)
+        print(f"  already complete{_rows(manifest)}", file=sys.stderr)
+        return
     started = time.monotonic()
     with shown(step.name):
         result = importlib.import_module(step.module).run(list(step.arguments))
-    rows = f", {result['rows']:,} rows" if isinstance(result, dict) and "rows" in result else ""
-    print(f"  done in {time.monotonic() - started:.1f} s{rows}", file=sys.stderr)
+    print(f"  done in {time.monotonic() - started:.1f} s{_rows(result)}", file=sys.stderr)
+
+
+def _rows(result: Any) -> str:
+    return f", {result['rows']:,} rows" if isinstance(result, dict) and "rows" in result else ""
 
 
 def summarize(cycle: Cycle) -> None:

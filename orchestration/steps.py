@@ -21,6 +21,11 @@ class Step:
     module: str
     arguments: tuple[str, ...]
     output: str
+    kind: str | None = None  # of the manifest that completes the output; None where there is none
+
+    @property
+    def reads_orders(self) -> bool:
+        return self.kind in ("features", "predictions")
 
     @property
     def command(self) -> str:
@@ -49,6 +54,7 @@ class Cycle:
     warehouse: str
     dead_letters: str
     data_schema: str  # what every snapshot has to look like; made from the first
+    skew_thresholds: str | None = None
 
     @property
     def model(self) -> str:
@@ -81,23 +87,24 @@ class Cycle:
             arguments = (
                 *source, "--cutoff", str(cutoff), *window, *reuse, "--data_schema", self.data_schema, "--output", output,
             )  # fmt: skip
-            yield Step(f"features {cutoff}", "pipelines.features", arguments, output)
+            yield Step(f"features {cutoff}", "pipelines.features", arguments, output, "features")
             analysed = analysed or output
 
     def _model_steps(self) -> Iterator[Step]:
         evaluation = self.features(self.cutoff)
         training = [self.features(cutoff) for cutoff in self.training_cutoffs] or [evaluation]
         source = self.orders
+        thresholds = ("--skew_thresholds", self.skew_thresholds) if self.skew_thresholds else ()
         yield Step(
             "train", "trainer.task",
             ("--features", *training, "--evaluation", evaluation, "--seed", str(self.seed), "--output", self.model),
-            self.model,
+            self.model, "model",
         )  # fmt: skip
         yield Step(
             f"predict {self.as_of}", "pipelines.predict",
             (*source, "--as_of", str(self.as_of), "--model", self.model, "--data_schema", self.data_schema,
-             "--output", self.predictions),
-            self.predictions,
+             *thresholds, "--output", self.predictions),
+            self.predictions, "predictions",
         )  # fmt: skip
         # Before publishing: what is refused there deserves a report all the more.
         yield Step(

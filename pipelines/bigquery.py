@@ -32,17 +32,27 @@ _DATASET, _TABLE = r"[A-Za-z0-9_]{1,1024}", r"[\w-]+(?: +[\w-]+)*"
 _DATASET_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})")
 _TABLE_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})\.({_TABLE})")
 _ACCEPTED_TABLE = "project.dataset.table, such as my-project.shop.orders"
-# A job that failed for one of these reasons may succeed when it is run again.
-_TRANSIENT = {"backendError", "internalError", "rateLimitExceeded", "jobBackendError", "jobInternalError"}
-_MOST_ATTEMPTS = 4
-_PAUSE_SECONDS = 2.0  # doubled before each further attempt
+# A job that failed for one of these reasons may succeed when it is run again. Not quotaExceeded: such quotas come
+# back after hours, and a person who hears of it soon can ask for more.
+_TRANSIENT = {
+    "backendError", "internalError", "jobBackendError", "jobInternalError", "jobRateLimitExceeded", "rateLimitExceeded",
+    "tableUnavailable",
+}  # fmt: skip
+# Before the second attempt and those after it: rate limits are counted by the minute.
+_PAUSES_SECONDS = (5.0, 25.0, 70.0)
 # What a person can do about an error, by BigQuery's reason for it.
 _HINTS = {
     "bytesBilledLimitExceeded": "accepted is a larger --maximum_bytes_billed, or fewer columns or days to scan",
     "notFound": "accepted is the name of one that exists, in the location of the others",
-    "accessDenied": "accepted is an account with the roles BigQuery Job User, Data Viewer (to write: Data Editor) and Read Session User",
-    "responseTooLarge": "name a --features_table: results above 10 GB need a table of their own",
+    "accessDenied": "accepted is an account with the roles BigQuery Job User, Data Viewer (to write: Data Editor) and "
+    "Read Session User; tables that have or had row-level policies let only their administrators (bigquery.tables.update) "
+    "read them as of a time",
 }
+_TOO_OLD = re.compile(r"invalid (?:snapshot time|time travel timestamp) \d+", re.IGNORECASE)
+_TOO_OLD_HINT = (
+    "accepted is a time within the table's time travel window (at most seven days), and not before the table was made"
+)
+_EPOCH_MILLISECONDS = re.compile(r"(?<!\d)\d{12,13}(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,8 @@ class Query:
 
     ``name`` becomes the job id, with a hash of what is run. ``destination`` is replaced whole by the
     result, or its one partition is; without it the result stays in a table of BigQuery's own for a day.
-    ``about`` is what a person asked for, to be named where it fails.
+    ``about`` is what a person asked for, to be named where it fails; ``too_large`` is what can be done where
+    the result is above the 10 GB that BigQuery keeps in tables of its own.
     """
 
     name: str
@@ -156,6 +167,7 @@ class Query:
     partitioned_by: str | None = None  # the destination's DATE column, where it has partitions
     clustered_by: tuple[str, ...] = ()
     about: str = ""
+    too_large: str = ""
 
     def job_id(self, attempt: int) -> str:
         content = json.dumps([self.sql, str(self.destination), self.maximum_bytes_billed, attempt])
@@ -191,6 +203,7 @@ class Load:
     settings: dict[str, Any]
     location: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    too_large = ""  # it has no result
 
     def job_id(self, attempt: int) -> str:
         content = json.dumps([self.uris, str(self.destination), self.fields, self.settings, attempt])
@@ -226,29 +239,39 @@ def run_load(load: Load) -> bigquery.LoadJob:
 
 
 def _run(kind: str, what: Query | Load, insert: Callable[[str], Any]) -> Any:
-    for attempt in range(_MOST_ATTEMPTS):
-        job = _insert(kind, what, what.job_id(attempt), insert)
-        with explained(f"{kind} {job.job_id}"):
+    """Runs the job under its first id that is not one of an attempt that failed for the time being.
+
+    A failed job keeps its id. Attempts of other processes, such as a bundle's that Beam repeats, are passed over:
+    each run has all attempts of its own.
+    """
+    pauses = iter(_PAUSES_SECONDS)
+    attempt = 0
+    while True:
+        job, over = _insert(kind, what, what.job_id(attempt), insert)
+        with explained(f"{kind} {job.job_id}", what.too_large):
             try:
                 job.result()
                 return job
             except Exception:
-                reasons = {error.get("reason") for error in job.errors or ()}
-                if not reasons & _TRANSIENT or attempt + 1 == _MOST_ATTEMPTS:
+                if not {error.get("reason") for error in job.errors or ()} & _TRANSIENT:
                     raise
-        # A failed job keeps its id: the next attempt has another.
-        time.sleep(_PAUSE_SECONDS * 2**attempt)
-    raise AssertionError("the last attempt returns or raises")
+                pause = 0.0 if over else next(pauses, None)
+                if pause is None:
+                    raise
+        time.sleep(pause)
+        attempt += 1
 
 
-def _insert(kind: str, what: Query | Load, job_id: str, insert: Callable[[str], Any]) -> Any:
+def _insert(kind: str, what: Query | Load, job_id: str, insert: Callable[[str], Any]) -> tuple[Any, bool]:
+    """The job, and whether it is another's that was over before."""
     from google.api_core.exceptions import Conflict
 
-    with explained(f"{kind} {job_id}"):
+    with explained(f"{kind} {job_id}", what.too_large):
         try:
-            return insert(job_id)
+            return insert(job_id), False
         except Conflict:  # inserted before, by a worker that was stopped or a request whose answer was lost
-            return client(what.project).get_job(job_id, location=what.location)
+            job = client(what.project).get_job(job_id, location=what.location)
+            return job, job.state == "DONE"
 
 
 def _insert_query(query: Query, job_id: str) -> bigquery.QueryJob:
@@ -271,13 +294,16 @@ def dry_run(query: Query) -> bigquery.QueryJob:
     """
     config = query.config()
     config.dry_run, config.use_query_cache = True, False
-    with explained(query.about or "the query"):
+    with explained(query.about or "the query", query.too_large):
         return client(query.project).query(query.sql, config, location=query.location, job_retry=None)
 
 
 @contextlib.contextmanager
-def explained(resource: str) -> Iterator[None]:
+def explained(resource: str, too_large: str = "") -> Iterator[None]:
     """Google's errors as one readable line that names the resource.
+
+    Args:
+      too_large: what can be done about a result that is too large.
 
     Raises:
       UsageError: for what a person can mend; anything else passes as it is.
@@ -298,19 +324,38 @@ def explained(resource: str) -> Iterator[None]:
             "application-default login` again"
         ) from error
     except exceptions.GoogleAPICallError as error:
-        passing = isinstance(error, exceptions.ServerError | exceptions.TooManyRequests)
-        # The client calls every reason that it does not know, such as the limit of bytes, a server's error.
-        if passing and not _reasons(error) & _HINTS.keys():
+        if may_pass(error):
             raise
-        raise UsageError(f"{resource}: {message(error)}") from error
+        raise UsageError(f"{resource}: {message(error, too_large)}") from error
 
 
-def message(error: GoogleAPICallError) -> str:
+def may_pass(error: GoogleAPICallError) -> bool:
+    """Whether the same request may succeed later: nothing a person has to mend."""
+    from google.api_core import exceptions
+
+    reasons = _reasons(error)
+    # The client calls every reason that it does not know, such as the limit of bytes, a server's error.
+    if reasons & {*_HINTS, "responseTooLarge"}:
+        return False
+    for_now = exceptions.ServerError | exceptions.TooManyRequests | exceptions.Aborted | exceptions.Cancelled
+    return isinstance(error, for_now) or bool(reasons & _TRANSIENT)
+
+
+def message(error: GoogleAPICallError, too_large: str = "") -> str:
     """BigQuery's own words, with what can be done about it."""
     texts = [item["message"] for item in error.errors or () if isinstance(item, dict) and item.get("message")]
     # What a client makes of an answer has the request before BigQuery's words, and all of them once more behind.
     text = one_line(texts[0] if texts else str(error.message))
-    return "; ".join([text, *(hint for reason, hint in _HINTS.items() if reason in _reasons(error))])
+    hints = {**_HINTS, "responseTooLarge": too_large}
+    said = [hint for reason, hint in hints.items() if hint and reason in _reasons(error)]
+    if _TOO_OLD.search(text):
+        text = _EPOCH_MILLISECONDS.sub(_instant, text)
+        said.append(_TOO_OLD_HINT)
+    return "; ".join([text, *said])
+
+
+def _instant(milliseconds: re.Match[str]) -> str:
+    return f"{datetime.datetime.fromtimestamp(int(milliseconds[0]) / 1000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def one_line(text: str, most: int = 600) -> str:

@@ -8,21 +8,22 @@ Views and external tables know no such time; they are read as they are when each
 from __future__ import annotations
 
 import datetime
-import logging
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ibis
 import pyarrow as pa
-import sqlglot
 from ibis.expr import types as ir
 from sqlglot import expressions as sge
 
 from pipelines import bigquery, orders_source
 from pipelines import features_table as layout
 from pipelines.bigquery import Query, Table
+from pipelines.orders_query import NamedTable, OrdersQuery, as_of
 from pipelines.orders_source import OrdersSource
-from transforms import customer_features, engines, pushdown, schema, storage
+from transforms import customer_features, engines, pushdown, schema
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ _TYPES = {
 }  # fmt: skip
 _UNUSABLE = pa.struct([])  # stands for the types no column of ours can have
 _DIALECT = "bigquery"
+# What can be done where a job's result does not fit into a table of BigQuery's own, by the job's name.
+_TOO_LARGE = {
+    "clv-customers": "accepted is a --features_table: results above 10 GB need a table of their own",
+    "clv-dead-letters": "more than 10 GB of the lines cannot be used: accepted are orders, or --columns, with fewer of "
+    "them, or a table with --no_pushdown",
+    "clv-orders": "accepted is a table (bigquery://project.dataset.table) that holds these orders, or the same without "
+    "--no_pushdown",
+}
 
 
 @dataclass(frozen=True)
@@ -100,9 +109,11 @@ class BigQueryOrders(OrdersSource):
     def query(self, name: str, sql: str, labels: dict[str, str] | None = None, **options: Any) -> Query:
         """A job over these orders, within the limit of bytes."""
         about = f"{'--orders_query' if self.text else '--orders'} {self.uri}"
+        too_large = next((hint for start, hint in _TOO_LARGE.items() if name.startswith(start)), "")
         return Query(
-            name, self.project, sql, self.location, labels or {}, self.maximum_bytes_billed, about=about, **options
-        )
+            name, self.project, sql, self.location, labels or {}, self.maximum_bytes_billed, about=about,
+            too_large=too_large, **options,
+        )  # fmt: skip
 
     def compiled(self, expression: ir.Table) -> str:
         """The SQL of an expression over ``raw_orders(self.schema)``."""
@@ -123,9 +134,12 @@ def raw_orders(our_schema: pa.Schema) -> ir.Table:
 
 
 def _compiled(expression: ir.Table, select: str) -> str:
-    source = sqlglot.parse_one(select, dialect=_DIALECT)
-    assert isinstance(source, sge.Query)
-    return engines.compile_sql(expression, "bigquery", pretty=True, tables={"raw": source})
+    """The SQL of an expression over ``raw``, with the SELECT in it as it is, letter by letter."""
+    stand_in = sge.select("*").from_("clv_raw")
+    sql = engines.compile_sql(expression, "bigquery", pretty=True, tables={"raw": stand_in})
+    compiled, times = re.subn(r"SELECT\s+\*\s+FROM clv_raw\b", lambda _: select, sql)
+    assert times == 1, sql
+    return compiled
 
 
 def open_orders(request: BigQueryRequest, *, run: bool = True) -> BigQueryOrders:
@@ -169,9 +183,9 @@ def open_orders(request: BigQueryRequest, *, run: bool = True) -> BigQueryOrders
 
 @dataclass(frozen=True)
 class _Origin:
-    """What the orders are taken from: a table's name or a query's tree, and what BigQuery says of it."""
+    """What the orders are taken from, and what BigQuery says of it."""
 
-    tree: sge.Expression
+    at: Callable[[datetime.datetime], str]  # what SQL has behind FROM, each base table as of the instant
     fields: list[SchemaField]
     project: str
     location: str | None
@@ -179,19 +193,6 @@ class _Origin:
     modified: tuple[str, ...]
     text: str | None = None
     table: Table | None = None
-
-    def at(self, instant: datetime.datetime) -> sge.Expression:
-        """The tree with each base table as of the instant."""
-        version = sge.Version(this="TIMESTAMP", kind="AS OF", expression=_timestamp(instant))
-        tree = self.tree.copy()
-        for table in tree.find_all(sge.Table):
-            if table.meta.get("base_table"):
-                table.set("version", version.copy())
-        return tree
-
-
-def _timestamp(instant: datetime.datetime) -> sge.Expression:
-    return sge.cast(sge.Literal.string(instant.astimezone(datetime.UTC).isoformat(" ")), "TIMESTAMPTZ")
 
 
 def _arrow_type(field: SchemaField) -> pa.DataType:
@@ -203,11 +204,9 @@ def _of_table(request: BigQueryRequest) -> _Origin:
     project = request.project or table.project
     with bigquery.explained(f"--orders {request.table}"):
         found = bigquery.client(project).get_table(table.reference)
-    tree = sqlglot.parse_one(table.sql, into=sge.Table, dialect=_DIALECT)
     base = found.table_type == "TABLE"
-    tree.meta["base_table"] = base
     return _Origin(
-        tree,
+        lambda instant: table.sql + (as_of(instant) if base else ""),
         list(found.schema),
         table.project,
         found.location,
@@ -219,39 +218,38 @@ def _of_table(request: BigQueryRequest) -> _Origin:
 
 def _of_query(request: BigQueryRequest) -> _Origin:
     """The query of a file, with every table's name complete and known to exist."""
-    path = str(request.query)
     project = _query_project(request)
-    tree = _parse_query(path)
-    common = _common_tables(tree, path)
-    pinned, location, modified = True, None, []
-    for table in tree.find_all(sge.Table):
-        if not table.db and table.name.casefold() in common:
-            continue
-        version = table.args.get("version")
-        found = _table_of_query(table, project, path) if _is_named(table) else None
-        table.meta["base_table"] = found is not None and found.table_type == "TABLE" and not version
-        of_its_own = version is not None and not version.find(sge.CurrentTimestamp)
-        pinned = pinned and bool(table.meta["base_table"] or of_its_own)
-        location = location or (found and found.location)
+    query = OrdersQuery.read(str(request.query))
+    pinned, location, modified, tables = True, None, [], list[NamedTable]()
+    for number, table in query.tables():
+        name = _name_of(table, project, query.about) if _is_named(table) else None
+        found = None
+        if name:
+            with bigquery.explained(f"{query.about}: {name}"):
+                found = bigquery.client(project).get_table(name.reference)
+            own_time = table.args.get("version") is not None
+            timed = found.table_type == "TABLE" and not own_time
+            tables.append(NamedTable(number, name, timed))
+            pinned = pinned and (timed or own_time)
+            location = location or found.location
+        pinned = pinned and found is not None
         modified.append(str(found and found.modified))
-    text = tree.sql(dialect=_DIALECT, comments=False)
+    text = query.spliced(tables)
     fields = bigquery.dry_run(
-        Query("clv-schema", project, text, location, request.labels, about=f"--orders_query {path}")
+        Query("clv-schema", project, text, location, request.labels, about=f"--orders_query {query.path}")
     ).schema
     if not fields:
-        raise UsageError(
-            f"--orders_query {path!r}: BigQuery gives no columns for it: accepted is one SELECT of order lines"
-        )
-    return _Origin(tree, list(fields), project, location, pinned, tuple(modified), text=text)
-
-
-def _common_tables(tree: sge.Query, path: str) -> set[str]:
-    """The names of the query's common tables, which BigQuery compares without regard to case."""
-    names = {cte.alias.casefold() for cte in tree.find_all(sge.CTE)}
-    for name in sorted(names):
-        if "." in name:  # could be taken for a table of a dataset
-            raise UsageError(f"--orders_query {path!r}: WITH {name!r} is not usable: accepted is a name without dots")
-    return names
+        raise UsageError(f"{query.about}: BigQuery gives no columns for it: accepted is one SELECT of order lines")
+    return _Origin(
+        # On lines of its own: it may end with a comment.
+        lambda instant: f"(\n{query.spliced(tables, instant)}\n) AS `orders`",
+        list(fields),
+        project,
+        location,
+        pinned,
+        tuple(modified),
+        text=text,
+    )
 
 
 def _is_named(table: sge.Table) -> bool:
@@ -268,42 +266,16 @@ def _query_project(request: BigQueryRequest) -> str:
     return project
 
 
-def _parse_query(path: str) -> sge.Query:
-    """Raises: UsageError for anything but exactly one query: what is run later is written from this tree, not the text."""
-    try:
-        text = storage.read_bytes(path).decode()
-    except (OSError, UnicodeError) as error:
-        raise rejected("--orders_query", path, "a readable UTF-8 file with one SELECT") from error
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # what it cannot parse is said below, in one line
-    try:
-        trees = [tree for tree in sqlglot.parse(text, dialect=_DIALECT) if tree is not None]
-    except sqlglot.errors.SqlglotError as error:
-        # The parser underlines the place with terminal codes.
-        problem = " ".join(str(error).replace("\x1b[4m", "").replace("\x1b[0m", "").split())[:300]
-        raise UsageError(f"--orders_query {path!r} is not GoogleSQL: {problem}") from error
-    if len(trees) != 1 or not isinstance(trees[0], sge.Query):
-        raise UsageError(
-            f"--orders_query {path!r} holds {len(trees)} statements, or another than SELECT: accepted is one SELECT"
-        )
-    return trees[0]
-
-
-def _table_of_query(table: sge.Table, project: str, path: str) -> Any:
-    """The table's metadata; None where the name stands for several tables or a view of BigQuery's own."""
+def _name_of(table: sge.Table, project: str, about: str) -> Table | None:
+    """The table's whole name; None where it stands for several tables or a view of BigQuery's own."""
     if not table.db:
         raise UsageError(
-            f"--orders_query {path!r}: {table.name} is no complete name: accepted is dataset.table or project.dataset.table "
+            f"{about}: {table.name} is no complete name: accepted is dataset.table or project.dataset.table "
             "(an array: UNNEST)"
         )
     if table.name.endswith("*") or any(part.name.upper().startswith("INFORMATION_SCHEMA.") for part in table.parts):
         return None
-    name = Table.parse(f"--orders_query {path!r}: table", f"{table.catalog or project}.{table.db}.{table.name}")
-    table.set("catalog", sge.to_identifier(name.project, quoted=True))
-    table.set("db", sge.to_identifier(name.dataset, quoted=True))
-    table.set("this", sge.to_identifier(name.table, quoted=True))
-    table.meta["quoted_table"] = True
-    with bigquery.explained(f"--orders_query {path!r}: {name}"):
-        return bigquery.client(project).get_table(name.reference)
+    return Table.parse(f"{about}: table", f"{table.catalog or project}.{table.db}.{table.name}")
 
 
 def _select(origin: _Origin, ours: pa.Schema, columns: dict[str, str], instant: datetime.datetime) -> str:
@@ -315,11 +287,8 @@ def _select(origin: _Origin, ours: pa.Schema, columns: dict[str, str], instant: 
         column: sge.Expression = sge.column(theirs, quoted=True)
         if types[theirs] == "BIGNUMERIC":  # 76 digits: text, as what the workers read is
             column = sge.cast(column, "TEXT")
-        selected.append(sge.alias_(column, name, quoted=True))
-    source = origin.at(instant)
-    if not isinstance(source, sge.Table):
-        source = sge.Subquery(this=source, alias=sge.TableAlias(this=sge.to_identifier("orders")))
-    return sge.select(*selected).from_(source).sql(dialect=_DIALECT, comments=False)
+        selected.append(sge.alias_(column, name, quoted=True).sql(dialect=_DIALECT))
+    return f"SELECT {', '.join(selected)} FROM {origin.at(instant)}"
 
 
 def _now(request: BigQueryRequest, project: str, location: str | None, run: bool) -> datetime.datetime:
@@ -339,16 +308,16 @@ def _extent_sql(select: str, ours: pa.Schema) -> str:
 def _extent(
     request: BigQueryRequest, sql: str, project: str, location: str | None
 ) -> tuple[int, datetime.date, datetime.date]:
-    uri = request.table or request.query
+    about = f"--orders {request.table!r}" if request.table else f"--orders_query {request.query!r}"
     query = Query(
         _unique("clv-extent"), project, sql, location, request.labels, request.maximum_bytes_billed, about=request.about
     )
     (row,) = bigquery.run(query).result()
     if not row["order_lines"]:
-        raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
+        raise UsageError(f"{about} has no lines: accepted is at least one order line")
     if row["first_day"] is None:
         raise UsageError(
-            f"--orders {uri!r} has {row['order_lines']} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
+            f"{about} has {row['order_lines']} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
         )
     return row["order_lines"], row["first_day"], row["last_day"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.pvalue import AsList, PCollection
+from apache_beam.pvalue import PCollection
 
 from pipelines import order_files
 from pipelines.order_files import OrderFiles
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pipelines.bigquery import Query
     from pipelines.bigquery_orders import BigQueryOrders
+    from pipelines.keep_features import KeepFeatures
     from pipelines.order_files import OrdersFormat, Split
     from pipelines.read_bigquery import Rows
 
@@ -39,6 +40,7 @@ class CustomerParts(NamedTuple):
     counts: PCollection[buckets.Count]
     statistics: PCollection[Statistics]  # one, of all customers
     dead_letters: PCollection[Any]  # complete once they are written
+    keep: KeepFeatures | None = None  # for the end of the job
 
 
 class Work(NamedTuple):
@@ -123,7 +125,7 @@ def _from_lines(
     )
     return CustomerParts(
         customers.paths,
-        _summed(routed[COUNTS_TAG], customers[COUNTS_TAG]),
+        _summed(routed[COUNTS_TAG], customers[COUNTS_TAG], _counted(routed[DEAD_LETTERS_TAG])),
         _merged(customers[STATISTICS_TAG]),
         _write_letters(routed[DEAD_LETTERS_TAG], work),
     )
@@ -132,16 +134,14 @@ def _from_lines(
 def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
     """One query makes the customers; a second one, over the dead letters, runs only where there are some."""
     from pipelines import read_bigquery
+    from pipelines.keep_features import KeepFeatures
     from transforms import collect_customers
 
     labels = _labels(snapshot, work)
     staged = source.features_table.beside(f"_staged_{work.attempt}") if source.features_table else None
     query = source.query(f"clv-customers-{work.attempt}", source.customers_sql(snapshot), labels, destination=staged)
     dead = source.query(f"clv-dead-letters-{work.attempt}", source.dead_lines_sql(), labels)
-    job = read_bigquery.Pushdown(
-        query, source.features_table, snapshot.cutoff, snapshot.horizon_days if snapshot.labels else None
-    )
-    rows = pipeline | "Query" >> beam.Create([job]) | "RunQuery" >> beam.ParDo(read_bigquery.RunPushdown())
+    rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
     fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(COUNTS_TAG, _CUSTOMERS_TAG, main="dead")
     batches = read_bigquery.read(fates[_CUSTOMERS_TAG], "Customers", unit="customers")
     routed = batches | "RouteCustomers" >> beam.ParDo(
@@ -161,16 +161,13 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
         read_bigquery.require_all(fates[_CUSTOMERS_TAG], batches, "Customers"),
         read_bigquery.require_all(dead_rows, dead_batches, "DeadLetters"),
     )
-    if staged:
-        # Whatever reads it is done once the customers are written.
-        _ = rows | "DropStaged" >> beam.ParDo(
-            read_bigquery.DropStaged(), AsList(customers.paths), AsList(fates[COUNTS_TAG])
-        )
+    letters = dead_batches | "ToLetters" >> beam.FlatMap(_letters)
     return CustomerParts(
         customers.paths,
-        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG], *checked),
+        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG], _counted(letters), *checked),
         _merged(customers[STATISTICS_TAG]),
-        _write_letters(dead_batches | "ToLetters" >> beam.FlatMap(_letters), work),
+        _write_letters(letters, work),
+        KeepFeatures.of(query, source.features_table, snapshot) if source.features_table else None,
     )
 
 
@@ -206,6 +203,13 @@ def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
 
 def _summed(*counts: PCollection[buckets.Count]) -> PCollection[buckets.Count]:
     return counts | "AllCounts" >> beam.Flatten() | "SumCounts" >> beam.CombinePerKey(sum)
+
+
+def _counted(letters: PCollection[dead_letters.DeadLetter]) -> PCollection[buckets.Count]:
+    """How many letters are written, to be held against how many lines are to be letters."""
+    return (
+        letters | "CountLetters" >> beam.combiners.Count.Globally() | beam.Map(lambda count: (("letters", ""), count))
+    )
 
 
 def _merged(statistics: PCollection[Statistics]) -> PCollection[Statistics]:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pipelines import labels as rules
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ MOST_WORKERS = 16
 # image of some 4 GB; Dataflow's 25 GB would fill up.
 DISK_GB = 50
 
-_MOST_NAME = 63  # what the names of virtual machines and labels may have; Dataflow makes these of the job's name
+_MOST_NAME = rules.MOST_CHARACTERS  # of virtual machines' names and of labels: Dataflow makes these of the job's name
 _GS_DIRECTORY = (r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9](/.*)?", "a gs:// directory")
 _PATTERNS = {
     "temp_location": _GS_DIRECTORY,
@@ -41,7 +42,6 @@ _PATTERNS = {
         "lower-case letters, digits and -, a letter first and no - last",
     ),
 }
-_LABEL_KEY, _LABEL_VALUE = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}")
 
 
 def chosen(options: PipelineOptions) -> bool:
@@ -137,7 +137,7 @@ def name_job(options: PipelineOptions, step: str, labels: Mapping[str, object]) 
     with the first one. A name or a label given by the user stays.
 
     Raises:
-      UsageError: a label given by the user breaks Dataflow's rules.
+      UsageError: a label given by the user breaks the rules of ``pipelines.labels``.
     """
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
@@ -153,30 +153,23 @@ def name_job(options: PipelineOptions, step: str, labels: Mapping[str, object]) 
     ours = {"step": step, **known}
     cloud.labels = [
         *(cloud.labels or []),
-        *(f"{key}={_label_value(value)}" for key, value in ours.items() if key not in given),
+        *(f"{key}={rules.value(value)}" for key, value in ours.items() if key not in given),
     ]
-
-
-def _label_value(text: str) -> str:
-    return re.sub(r"[^a-z0-9_-]", "-", text.lower())[:_MOST_NAME]
 
 
 def given_labels(arguments: list[str] | None) -> dict[str, str]:
     """What ``--labels key=value`` and ``--labels '{"key": "value"}'`` say.
 
     Raises:
-      UsageError: they are neither, or break Dataflow's rules.
+      UsageError: they are neither, break the rules, or say two things of one key.
     """
-    accepted = "key=value of lower-case letters, digits, - and _, the key starting with a letter, each of at most 63"
-    labels: dict[str, str] = {}
-    for text in arguments or []:
-        try:
-            pairs = ast.literal_eval(text) if "{" in text else dict([text.split("=", 1)])
-            found = {str(key): str(value) for key, value in pairs.items()}
-        except (ValueError, SyntaxError, AttributeError):
-            raise rejected("--labels", text, accepted) from None
-        for key, value in found.items():
-            if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-                raise rejected("--labels", f"{key}={value}", accepted)
-        labels |= found
-    return labels
+    return rules.checked(pair for text in arguments or [] for pair in _label_pairs(text))
+
+
+def _label_pairs(text: str) -> list[tuple[str, str]]:
+    if "{" not in text:
+        return [rules.pair(text)]
+    try:
+        return [(str(key), str(value)) for key, value in ast.literal_eval(text).items()]
+    except (ValueError, SyntaxError, AttributeError):
+        raise rejected("--labels", text, rules.ACCEPTED) from None

@@ -74,8 +74,8 @@ class FeaturesOptions:
         )  # fmt: skip
         parser.add_argument(
             "--data_schema", metavar="FILE.pbtxt",
-            help="what the features have to look like: made from these where there is no such file (review and edit it!), "
-            "else they are held against it",
+            help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
+            "then refuses",
         )  # fmt: skip
         known, beam_arguments = parser.parse_known_args(argv)
         if known.output is None and not known.print_sql:
@@ -147,7 +147,7 @@ def build_pipeline(
     )
     completion = snapshot_job.Completion(
         output, KIND, arguments, snapshot_job.content_of(source), attempt, source.rows if source.pinned else None,
-        options.data_schema,
+        snapshot_job.open_data_schema(options.data_schema),
     )  # fmt: skip
     snapshot_job.complete(pipeline, completion, parts, transformed, transform_written)
     return pipeline

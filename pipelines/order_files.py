@@ -210,7 +210,7 @@ def _open_csv(filesystem: Any, path: str, how: OrdersFormat, only: tuple[str, ..
         malformed.append(row.text or "")
         return "skip"
 
-    header = _csv_header(filesystem, path, how)
+    header = csv_header(filesystem, path, how)
     wanted = header if only is None else [n for n in (how.columns.get(ours, ours) for ours in only) if n in header]
     return csv.open_csv(
         _csv_stream(filesystem, path),
@@ -229,7 +229,8 @@ def _csv_stream(filesystem: Any, path: str) -> Any:
     return filesystem.open_input_stream(path, compression="gzip" if path.endswith(".gz") else None)
 
 
-def _csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
+def csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
+    """The columns that a CSV file names in its first line."""
     import csv
     import io
 

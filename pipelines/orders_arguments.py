@@ -176,6 +176,7 @@ def print_sql(arguments: OrdersArguments, project: str | None, snapshot: Snapsho
       UsageError: the orders are not in BigQuery, or BigQuery refuses a statement.
     """
     from pipelines import bigquery
+    from pipelines.keep_features import KeepFeatures
 
     if not arguments.in_bigquery:
         raise UsageError(f"--print_sql is about orders in BigQuery, --orders {arguments.orders!r} is not")
@@ -190,5 +191,15 @@ def print_sql(arguments: OrdersArguments, project: str | None, snapshot: Snapsho
     for name, sql in statements.items():
         job = bigquery.dry_run(source.query("clv-print-sql", sql))
         scanned[name] = job.total_bytes_processed or 0
-        print(f"-- {name}: would scan {scanned[name]:,} bytes\n{sql};\n")
+        _print_statement(f"{name}: would scan {scanned[name]:,} bytes", sql)
+    if source.features_table:
+        # It reads the table that the customers' statement makes: there is nothing yet that a dry run could measure.
+        made = source.query("clv-customers-", "", destination=source.features_table.beside("_staged_"))
+        copy = KeepFeatures.of(made, source.features_table, snapshot).copy
+        _print_statement(f"into {copy.destination}: would scan the customers just made", copy.sql)
     return {"bytes": scanned}
+
+
+def _print_statement(title: str, sql: str) -> None:
+    # The semicolon on a line of its own: the person's query may end with a comment.
+    print(f"-- {title}\n{sql}\n;\n")

@@ -60,8 +60,8 @@ class PredictOptions:
         )
         parser.add_argument(
             "--data_schema", metavar="FILE.pbtxt",
-            help="what the features have to look like: made from these where there is no such file (review and edit it!), "
-            "else they are held against it",
+            help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
+            "then refuses",
         )  # fmt: skip
         parser.add_argument(
             "--skew_thresholds", metavar="FILE.toml",
@@ -156,7 +156,8 @@ def build_pipeline(
         "model_version": arguments["model_version"],
     }  # fmt: skip
     completion = snapshot_job.Completion(
-        output, KIND, arguments, content, attempt, source.rows if source.pinned else None, options.data_schema,
+        output, KIND, arguments, content, attempt, source.rows if source.pinned else None,
+        snapshot_job.open_data_schema(options.data_schema),
         statistics.read(storage.join(options.model, snapshot_job.STATISTICS)), skew_thresholds.read(options.skew_thresholds),
     )  # fmt: skip
     snapshot_job.complete(pipeline, completion, parts, ranked)

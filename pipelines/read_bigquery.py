@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 from apache_beam.pvalue import AsSingleton, PCollection
 
-from pipelines import bigquery, features_table, orders_source
+from pipelines import bigquery, orders_source
 from pipelines.bigquery import Query, Table
-from transforms import progress, schema
+from transforms import progress
 from transforms.errors import UsageError
 from transforms.pushdown import FATE, LINES
 
@@ -74,7 +74,7 @@ def read_stream(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
     """The batches of one stream of a session on the rows; a broken connection is resumed where it broke.
 
     Raises:
-      UsageError: the session has ended before the stream did.
+      UsageError: the session has ended before the stream did, or the rows may not be read.
     """
     import pyarrow as pa
     from google.api_core import exceptions
@@ -99,78 +99,22 @@ def read_stream(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
             f"run the step again, with more workers; BigQuery says: {bigquery.one_line(error.message)}"
         ) from error
     except exceptions.ClientError as error:
+        if bigquery.may_pass(error):
+            raise
         raise UsageError(f"reading {rows.table}: {bigquery.message(error)}") from error
 
 
-@dataclass(frozen=True)
-class Pushdown:
-    """The query that makes the customers, and the table that keeps them beyond the job, if any.
-
-    ``features`` is the job that copies them there; ``staged`` is where its input is put, next to it: results
-    above 10 GB do not fit into the tables that BigQuery names itself.
-    """
-
-    customers: Query
-    features_table: Table | None = None
-    day: datetime.date | None = None
-    horizon_days: int | None = None
-
-
 class RunQuery(beam.DoFn):
-    """Query -> the rows of its result."""
+    """Query -> the rows of its result. A table it names for the result goes by itself after a day."""
 
     def process(self, query: Query) -> Iterator[Rows]:
-        yield _run(query)
-
-
-def _run(query: Query) -> Rows:
-    job = bigquery.run(query)
-    _LOG.info("query %s: %s bytes scanned, %s billed", job.job_id, job.total_bytes_processed, job.total_bytes_billed)
-    return Rows(Table.of(job.destination), query.project, count=job.result().total_rows)
-
-
-class RunPushdown(beam.DoFn):
-    """Pushdown -> the rows of its result, after the features table has its partition."""
-
-    def process(self, pushdown: Pushdown) -> Iterator[Rows]:
-        query = pushdown.customers
-        if pushdown.features_table is None:
-            yield _run(query)
-            return
-        assert query.destination is not None
-        _create_staged(query.project, query.destination)
-        rows = _run(query)
-        features_table.create(query.project, pushdown.features_table)
-        _run(features_query(pushdown, rows.table))
-        yield rows
-
-
-class DropStaged(beam.DoFn):
-    """Rows -> nothing; deletes their table, once the side inputs are complete that are made from it."""
-
-    def process(self, rows: Rows, *_: Any) -> None:
-        from google.api_core.exceptions import GoogleAPICallError
-
-        try:
-            bigquery.client(rows.project).delete_table(rows.table.reference, not_found_ok=True)
-        except GoogleAPICallError as error:  # it goes by itself within a day
-            _LOG.warning("%s is not deleted: %s", rows.table, bigquery.message(error))
-
-
-def features_query(pushdown: Pushdown, staged: Table) -> Query:
-    """The job that replaces the cutoff's partition of the features table by the customers of the result."""
-    assert pushdown.features_table and pushdown.day
-    names = ", ".join(f"`{name}`" for name in schema.names(schema.CUSTOMERS))
-    horizon = "NULL" if pushdown.horizon_days is None else str(pushdown.horizon_days)
-    return replace(
-        pushdown.customers,
-        name=pushdown.customers.name.replace("-customers-", "-table-"),
-        sql=f"SELECT DATE '{pushdown.day}' AS cutoff, CAST({horizon} AS INT64) AS horizon_days, {names} FROM {staged.sql} "
-        f"WHERE {FATE} IS NULL",
-        destination=replace(pushdown.features_table, partition=pushdown.day),
-        partitioned_by=features_table.PARTITION,
-        clustered_by=features_table.CLUSTERING,
-    )
+        if query.destination:
+            _create_staged(query.project, query.destination)
+        job = bigquery.run(query)
+        _LOG.info(
+            "query %s: %s bytes scanned, %s billed", job.job_id, job.total_bytes_processed, job.total_bytes_billed
+        )
+        yield Rows(Table.of(job.destination), query.project, count=job.result().total_rows)
 
 
 def _create_staged(project: str, table: Table) -> None:

@@ -25,6 +25,7 @@ from transforms.skew_thresholds import Thresholds
 from transforms.statistics import Statistics
 
 if TYPE_CHECKING:
+    from pipelines.keep_features import KeepFeatures
     from pipelines.orders_source import OrdersSource
 
 # Scratch space inside the output, of one attempt; removed before the manifest is written.
@@ -106,6 +107,8 @@ class Ledger:
 
         totals = {name: sum(kind(name).values()) for name in ("read", "used", "routed")}
         ledger = cls(totals["read"], totals["used"], kind("excluded"), kind("dead_letters"), kind("customers"))
+        if sum(ledger.dead_letters.values()) != sum(kind("letters").values()):
+            raise RuntimeError(f"{ledger.dead_letters} are dead letters, but {kind('letters')} were written")
         aside = sum(ledger.excluded.values()) + sum(ledger.dead_letters.values())
         before_buckets = aside - ledger.excluded.get("no_order_before_cutoff", 0)
         if ledger.read != ledger.used + aside or ledger.read != totals["routed"] + before_buckets:
@@ -122,11 +125,19 @@ class Ledger:
 
 
 @dataclass(frozen=True)
+class DataSchema:
+    """A data schema's file and, where there is one already, what it says (tensorflow-metadata's Schema)."""
+
+    uri: str
+    wanted: Any
+
+
+@dataclass(frozen=True)
 class Completion:
     """What the last step of a job writes, and holds its output against before.
 
-    ``lines`` is the number of lines to be read, None where it may change. ``data_schema`` names the file of a
-    reviewed data schema. ``training`` and ``thresholds`` are given where customers are to be like those a model
+    ``lines`` is the number of lines to be read, None where it may change. ``data_schema`` is what
+    customers have to look like. ``training`` and ``thresholds`` are given where customers are to be like those a model
     learned from.
     """
 
@@ -136,7 +147,7 @@ class Completion:
     content: dict[str, Any]
     attempt: str
     lines: int | None
-    data_schema: str | None = None
+    data_schema: DataSchema | None = None
     training: Statistics | None = None
     thresholds: Thresholds | None = None
 
@@ -144,8 +155,8 @@ class Completion:
 class _Complete(beam.DoFn):
     """The last element of every job: reconciles the counts, judges the statistics and completes the directory."""
 
-    def __init__(self, completion: Completion) -> None:
-        self.completion = completion
+    def __init__(self, completion: Completion, keep: KeepFeatures | None = None) -> None:
+        self.completion, self.keep = completion, keep
 
     def process(
         self,
@@ -174,28 +185,54 @@ class _Complete(beam.DoFn):
         (customers,) = described
         statistics.write(storage.join(this.output, STATISTICS), customers)
         if this.data_schema:
-            require_schema(customers, this.data_schema, labels=this.kind == "features")
+            content["anomalies"] = require_schema(customers, this.data_schema, labels=this.kind == "features")
         if this.training and this.thresholds:
             content["skew"] = require_alike(this.training, customers, this.thresholds, this.output)
+        if this.data_schema and this.data_schema.wanted is None:
+            _infer_schema(customers, this.data_schema.uri)
+        if self.keep and not storage.exists(storage.join(this.output, storage.MANIFEST)):
+            storage.require_attempt(this.output, this.attempt)
+            self.keep.run()
         clear_scratch(this.output, this.attempt)
         yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
 
 
-def require_schema(customers: Statistics, uri: str, *, labels: bool) -> None:
-    """Holds the customers against the data schema in a file; where there is no such file, it is made from them.
+def _infer_schema(customers: Statistics, uri: str) -> None:
+    from transforms import data_schema
+
+    data_schema.write(uri, data_schema.infer(customers))
+
+
+def open_data_schema(uri: str | None) -> DataSchema | None:
+    """The file's schema, read before anything is spent.
 
     Raises:
-      UsageError: they differ; the first differences, and how many there are.
+      UsageError: the file is no schema.
     """
     from transforms import data_schema
 
-    if data_schema.write(uri, data_schema.infer(customers)):
-        return
+    if uri is None:
+        return None
+    return DataSchema(uri, data_schema.read(uri) if storage.exists(uri) else None)
+
+
+def require_schema(customers: Statistics, held: DataSchema, *, labels: bool) -> list[str]:
+    """Holds the customers against the schema and returns how they differ, where nobody has reviewed it yet.
+
+    Raises:
+      UsageError: they differ from a reviewed one; the first differences, and how many there are.
+    """
+    from transforms import data_schema
+
+    if held.wanted is None:
+        return []
     environment = data_schema.TRAINING if labels else data_schema.SERVING
-    if found := data_schema.anomalies(customers, data_schema.read(uri), environment):
+    found = data_schema.anomalies(customers, held.wanted, environment)
+    if found and data_schema.is_reviewed(held.wanted):
         raise UsageError(
-            f"the customers are not as --data_schema {uri} says: {_first(found)}; mend the orders, or edit that file"
+            f"the customers are not as --data_schema {held.uri} says: {_first(found)}; mend the orders, or edit that file"
         )
+    return found
 
 
 def require_alike(training: Statistics, serving: Statistics, thresholds: Thresholds, output: str) -> list[str]:
@@ -253,7 +290,7 @@ def complete(
         | "Last" >> beam.Create([None])
         | "Complete"
         >> beam.ParDo(
-            _Complete(completion),
+            _Complete(completion, customer_parts.keep),
             AsList(customer_parts.counts),
             AsList(parts),
             AsList(customer_parts.statistics),
@@ -292,6 +329,8 @@ def report(kind: str, manifest: dict[str, Any], output: str) -> None:
     for name in ("excluded", "dead_letters"):
         for reason, count in lines[name].items():
             print(f"  {name.replace('_', ' ')}: {count:,} {reason}", file=sys.stderr)
+    for line in manifest.get("anomalies", ()):
+        print(f"  not as the data schema says: {line}", file=sys.stderr)
     for line in manifest.get("skew", ()):
         print(f"  {line}", file=sys.stderr)
     for reason, detail in manifest.get("dead_letter_examples", {}).items():

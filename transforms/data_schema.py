@@ -1,10 +1,11 @@
 """What the data have to look like, as a tensorflow-metadata schema in a text file that a person reviews.
 
 Inferred once from statistics and the contract of ``transforms/schema.py``, kept, and held against every
-later snapshot::
+other snapshot::
 
     write(uri, infer(statistics))          # does nothing when the file is there
     anomalies(statistics, read(uri))       # one line each
+    is_reviewed(read(uri))                 # whether they are errors; else they are warnings
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 TRAINING, SERVING = "TRAINING", "SERVING"
 MIN_DOMAIN_MASS = 0.95
 """A few customers from a new country are no anomaly; a twentieth of all is a new way of writing them."""
+# What a shop sells in is a list of tens; more, or nearly a value a customer, change by themselves from day to day.
+MOST_LISTED, MOST_LISTED_OF_CUSTOMERS = 100, 0.05
+# What one snapshot shows says nothing of seasons: nobody is refused by it before a person has looked at it.
+NOT_REVIEWED = "NOT_REVIEWED"
 # Sums of amounts and their trends may be negative: returns. The rest follows from the formulas.
 LOWER_BOUNDS: dict[str, int] = {
     **dict.fromkeys(("lines", "orders", "order_days", "age_days", "days_since_last", "gap_days_mean"), 1),
@@ -35,20 +40,22 @@ LOWER_BOUNDS: dict[str, int] = {
     **dict.fromkeys(("future_value", "future_orders"), 0),
 }
 _HEADER = """\
-# What the features have to look like. Inferred from the first snapshot and the contract; review and edit it:
-# it is never overwritten. The message is tensorflow.metadata.v0.Schema.
+# What the features have to look like. Inferred from the first snapshot and the contract, and never overwritten.
+# Review and edit it, then delete the annotation NOT_REVIEWED at the end: customers that differ are a warning
+# until then, and an error from then on. The message is tensorflow.metadata.v0.Schema.
 """
 
 
 def infer(statistics: Statistics) -> schema_pb2.Schema:
     """Names, types, presence and lower bounds from the contract; the values of categories as seen.
 
-    Labels are expected in the environment TRAINING only. A text column with too many values to
-    count exactly gets no list of values.
+    Labels are expected in the environment TRAINING only. A text column gets a list of values if it has at most
+    MOST_LISTED, and at most MOST_LISTED_OF_CUSTOMERS of the number of customers. The schema is marked NOT_REVIEWED.
     """
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     found = schema_pb2.Schema(default_environment=[TRAINING, SERVING])
+    found.annotation.tag.append(NOT_REVIEWED)
     seen = statistics.whole()
     for column in DESCRIBED.values():
         feature = found.feature.add(name=column.name)
@@ -63,7 +70,7 @@ def infer(statistics: Statistics) -> schema_pb2.Schema:
         sketch = seen.column(column.name)
         if isinstance(sketch, Texts):
             feature.type = schema_pb2.BYTES
-            if sketch.count and not sketch.truncated:
+            if sketch.count and _is_listed(sketch):
                 feature.string_domain.value.extend(sorted(sketch.counts))
                 feature.distribution_constraints.min_domain_mass = MIN_DOMAIN_MASS
             continue
@@ -72,6 +79,16 @@ def infer(statistics: Statistics) -> schema_pb2.Schema:
         if column.name in LOWER_BOUNDS:
             (feature.int_domain if whole else feature.float_domain).min = LOWER_BOUNDS[column.name]
     return found
+
+
+def _is_listed(sketch: Texts) -> bool:
+    most = min(MOST_LISTED, MOST_LISTED_OF_CUSTOMERS * sketch.rows)
+    return not sketch.truncated and len(sketch.counts) <= most
+
+
+def is_reviewed(wanted: schema_pb2.Schema) -> bool:
+    """Whether a person has looked at it and deleted the mark NOT_REVIEWED."""
+    return NOT_REVIEWED not in wanted.annotation.tag
 
 
 def write(uri: str, found: schema_pb2.Schema) -> bool:
@@ -98,7 +115,9 @@ def read(uri: str) -> schema_pb2.Schema:
     try:
         return text_format.Parse(storage.read_bytes(uri).decode(), schema_pb2.Schema())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise UsageError(f"{uri} is not a schema: {error}") from error
+        raise UsageError(
+            f"{uri} is not a schema: {error}; accepted is one as text, as it is made where there is none"
+        ) from error
 
 
 def anomalies(statistics: Statistics, wanted: schema_pb2.Schema, environment: str = TRAINING) -> list[str]:
@@ -162,7 +181,9 @@ def _out_of_domain(sketch: Texts, feature: schema_pb2.Feature) -> Iterator[str]:
     constraints = feature.distribution_constraints
     accepted = constraints.min_domain_mass if constraints.HasField("min_domain_mass") else 1.0
     new = [(text, count) for text, count in sketch.most_frequent() if text not in domain]
-    unknown = (sum(count for _, count in new) + sketch.others) / sketch.count
+    # Among the values that were not kept may be some of the list, none of them more frequent than the rarest that was.
+    listed = min(sketch.others, len(domain - sketch.counts.keys()) * min(sketch.counts.values()))
+    unknown = (sum(count for _, count in new) + sketch.others - listed) / sketch.count
     if unknown > 1 - accepted + 1e-12:
         example = f", such as {new[0][0]!r}" if new else ""
         yield f"{unknown:.2%} of the values are not in its list{example}, accepted are at most {1 - accepted:.2%}"

@@ -15,8 +15,17 @@ from transforms.schema import Type
 DEFAULTS = Path(__file__).with_name("skew.toml")
 OF_ROWS = ("rows_lost", "rows_gained")
 OF_NUMBERS, OF_TEXTS = ("missing", "zeros", "divergence"), ("missing", "categories")
-METRICS = (*OF_ROWS, *OF_NUMBERS, "categories")
+OF_MONEY = (*OF_NUMBERS, "mean")
+METRICS = (*OF_ROWS, *OF_MONEY, "categories")
 _FEATURES = schema.by_name(schema.FEATURES)
+
+
+def measured(feature: str) -> tuple[str, ...]:
+    """The measures of a feature."""
+    column = _FEATURES[feature]
+    if column.type is Type.STRING:
+        return OF_TEXTS
+    return OF_MONEY if column.unit.startswith("money") else OF_NUMBERS
 
 
 @dataclass(frozen=True)
@@ -79,15 +88,14 @@ def _parse(uri: str, content: bytes) -> Thresholds:
 
 
 def _exception(uri: str, table: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Limit]]:
-    _require_keys(uri, "exception.", table, ("features", *OF_NUMBERS, "categories"))
+    _require_keys(uri, "exception.", table, ("features", *OF_MONEY, "categories"))
     features = table.get("features")
     if not isinstance(features, list) or not features:
         raise _unusable(uri, "exception.features", features, "a list of names of features")
     for feature in features:
         if not isinstance(feature, str) or feature not in _FEATURES:
             raise _unusable(uri, "exception.features", feature, f"one of {', '.join(_FEATURES)}")
-        measured = OF_TEXTS if _FEATURES[feature].type is Type.STRING else OF_NUMBERS
-        _require_keys(uri, f"exception for {feature}: ", table, ("features", *measured))
+        _require_keys(uri, f"exception for {feature}: ", table, ("features", *measured(feature)))
         for metric in table.keys() - {"features"}:
             yield (feature, metric), _limit(uri, f"exception for {feature}: {metric}", table[metric])
 

@@ -58,7 +58,8 @@ class Split:
 class Statistics:
     """Splits by name. ``snapshots`` counts customers by the name of the snapshot they were seen in.
 
-    Adding is associative and commutative: the result depends on the rows alone, not on how they met.
+    Adding is commutative, and associative for numbers and for texts of up to ``sketches.MOST_TEXTS`` distinct values:
+    the result depends on the rows alone. The counts of rare texts of a column with more depend on what met first.
     """
 
     splits: dict[str, Split] = field(default_factory=dict)
@@ -142,7 +143,7 @@ def _texts(column: pa.ChunkedArray, order: Any, slices: list[slice]) -> list[Ske
 
 
 def write(directory: str, statistics: Statistics) -> None:
-    """Writes ``statistics.json`` and ``statistics.pb``: the same rows, the same bytes."""
+    """Writes ``statistics.json`` and ``statistics.pb``: equal statistics, the same bytes."""
     from transforms import statistics_proto
 
     text = json.dumps(to_json(statistics), indent=1, ensure_ascii=False, allow_nan=False)

@@ -294,6 +294,12 @@ def _require_folder(directory: str) -> None:
         raise UsageError(f"--output {directory!r} is not usable: {path} is a file, accepted is a directory")
 
 
+def require_attempt(directory: str, attempt: str) -> None:
+    """Raises: UsageError where another attempt has begun the directory since."""
+    if not exists(join(directory, STARTED)) or _read_json(join(directory, STARTED)).get("attempt") != attempt:
+        raise UsageError(f"--output {directory!r} was begun anew by another run: this one does not finish it")
+
+
 def finish(
     directory: str, kind: str, arguments: dict[str, Any], content: dict[str, Any], attempt: str = ""
 ) -> dict[str, Any]:
@@ -313,9 +319,8 @@ def finish(
         # The engine repeats the last bundle of a job when it does not hear of its success.
         if read_bytes(join(directory, MANIFEST)) != text.encode():
             raise UsageError(f"--output {directory!r} was finished by another run meanwhile: this one's work is lost")
-    elif not exists(join(directory, STARTED)) or _read_json(join(directory, STARTED)).get("attempt") != attempt:
-        raise UsageError(f"--output {directory!r} was begun anew by another run: this one does not finish it")
     else:
+        require_attempt(directory, attempt)
         write_bytes(join(directory, MANIFEST), text.encode())
     if filesystem.get_file_info(started).type != fs.FileType.NotFound:
         filesystem.delete_file(started)

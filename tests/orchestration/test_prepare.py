@@ -7,8 +7,13 @@ import datetime
 import gzip
 import io
 import json
+import os
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +29,7 @@ from tests import brute_force, order_strategies
 from tests.googlesql.service import GoogleSql, unavailable_reason
 from tests.order_strategies import INPUTS, line
 from transforms import dead_letters, schema
+from transforms.errors import UsageError
 
 DAY, NEXT_DAY = datetime.date(2012, 3, 1), datetime.date(2012, 3, 2)
 Upload = Callable[[str, bytes], str]
@@ -140,6 +146,8 @@ def letters_of(table: pa.Table) -> Counter[tuple]:
         (["--loaded_on", "yesterday"], "accepted is a date such as 2011-08-08"),
         (["--maximum_bytes_billed", "0"], "accepted is a whole number of at least 1"),
         (["--labels", "Team=CRM"], "--labels 'Team=CRM' is not usable: accepted is key=value"),
+        (["--labels", "a=b,a=c"], "--labels 'a=b and a=c' is not usable: accepted is each key once"),
+        (["--labels", "a=b,"], "--labels '' is not usable: accepted is key=value"),
         (["--columns", "nobody=x"], "--columns 'nobody' is not usable"),
         (["--datset", "x"], "did --datset mean --dataset?"),
     ],
@@ -376,11 +384,66 @@ def test_a_table_of_another_layout_is_refused(upload: Upload, dataset: str, caps
     narrow = google_bigquery.Table(f"{dataset}.narrow", fields)
     narrow.time_partitioning = google_bigquery.TimePartitioning(field="loaded_on")
     bq.client("test-project").create_table(narrow)
-    for name, said in (("plain", "without daily partitions"), ("narrow", "--replace makes it anew")):
+    for name, said in (("plain", "no daily partitions by loaded_on"), ("narrow", "no column, not STRING")):
         assert prepare.main(arguments(uri, dataset, DAY, "--orders_table", name)) == 2
         assert said in capsys.readouterr().err
     prepare.run(arguments(uri, dataset, DAY, "--orders_table", "narrow", "--replace"))
     assert stored(dataset, "narrow").total() == 1
+
+
+@emulated
+def test_a_required_column_is_refused_before_the_load(
+    upload: Upload, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from google.cloud import bigquery as google_bigquery
+
+    uri = upload("orders.csv", csv_text([line("a", "2012-02-02", "1")]))
+    prepare.run(arguments(uri, dataset))
+    made = bq.client("test-project").get_table(f"{dataset}.orders")
+    fields = [{**f.to_api_repr(), "mode": "REQUIRED"} if f.name == "customer_id" else f for f in made.schema]
+    strict = google_bigquery.Table(f"{dataset}.strict", fields)
+    strict.time_partitioning, strict.clustering_fields = made.time_partitioning, made.clustering_fields
+    bq.client("test-project").create_table(strict)
+    capsys.readouterr()
+    assert prepare.main(arguments(uri, dataset, DAY, "--orders_table", "strict")) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{dataset}.strict is not usable: it has customer_id as REQUIRED STRING, not STRING: accepted is" in told
+
+
+@emulated
+@pytest.mark.parametrize("more", [(), ("--replace",)])
+def test_days_are_not_forgotten(
+    more: tuple[str, ...], upload: Upload, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    client = bq.client("test-project")
+    run_query = bq.run
+
+    def then_expiring(query: bq.Query) -> Any:
+        """As BigQuery, unlike its emulator, may leave a table that is replaced whole: of the dataset's default."""
+        job = run_query(query)
+        if query.destination and not query.destination.partition:
+            written = client.get_table(query.destination.reference)
+            written.expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=60)
+            client.update_table(written, ["expires"])
+        return job
+
+    monkeypatch.setattr(bq, "run", then_expiring)
+    found = client.get_dataset(dataset)
+    found.default_table_expiration_ms = 60 * 86_400_000
+    client.update_dataset(found, ["default_table_expiration_ms"])
+    uri = upload("orders.csv", csv_text([line("a", "2012-02-02", "1"), line("a", "02/02/2012", "1")]))
+    prepare.run(arguments(uri, dataset, DAY, *more))
+    for name in ("orders", "order_dead_letters"):
+        assert client.get_table(f"{dataset}.{name}").expires is None
+
+    orders = client.get_table(f"{dataset}.orders")
+    orders.time_partitioning.expiration_ms = 30 * 86_400_000
+    client.update_table(orders, ["time_partitioning"])
+    capsys.readouterr()
+    assert prepare.main(arguments(uri, dataset, DAY, *more)) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{dataset}.orders is not usable: BigQuery deletes each of its partitions 30 days after its date" in told
+    assert "partition_expiration_days = NULL" in told
 
 
 @emulated
@@ -389,16 +452,35 @@ def test_an_export_of_nothing_usable_does_not_empty_the_orders(
 ) -> None:
     good = upload("good.csv", csv_text([line("a", "2012-02-02", "1")]))
     bad = upload("bad.csv", csv_text([line("a", "02/02/2012", "1"), line("b", "02/02/2012", "1")]))
+    nobody = upload("nobody.csv", csv_text([line("", "2012-02-02", "1")] * 3))
+    mixed = upload("mixed.csv", csv_text([line("", "2012-02-02", "1"), line("a", "02/02/2012", "1")]))
     empty = upload("empty.csv", csv_text([]))
     prepare.run(arguments(good, dataset))
     before = stored(dataset)
-    for uri, more in ((bad, []), (bad, ["--replace"]), (empty, ["--replace"])):
+    see = f"; see {dataset}.order_dead_letters)"
+    refused = (
+        (bad, [], f"has 2 lines, none of them usable (bad_ordered_at 2{see}: {dataset}.orders stays as it was"),
+        (bad, ["--replace"], "accepted is at least one usable line; ordered_at: ISO 8601"),
+        (nobody, [], "has 3 lines, none of them usable (no_customer 3): "),
+        (mixed, [], f"(no_customer 1, bad_ordered_at 1{see}"),
+        (empty, ["--replace"], "has 0 lines, none of them usable: "),
+    )
+    for uri, more, said in refused:
         assert prepare.main(arguments(uri, dataset, DAY, *more)) == 2
-        assert "none of them usable" in capsys.readouterr().err.splitlines()[-1]
+        assert said in capsys.readouterr().err.splitlines()[-1]
         assert stored(dataset) == before
     # A day without orders is a day.
     assert prepare.run(arguments(empty, dataset, NEXT_DAY))["orders"] == 0
     assert stored(dataset) == before
+
+
+@emulated
+def test_dead_letters_stay_where_a_refused_load_has_none(upload: Upload, dataset: str) -> None:
+    prepare.run(arguments(upload("1.csv", csv_text(order_strategies.awkward_orders())), dataset))
+    before = table(dataset, "order_dead_letters")
+    with pytest.raises(UsageError, match="no_customer 1"):
+        prepare.run(arguments(upload("2.csv", csv_text([line("", "2012-02-02", "1")])), dataset))
+    assert before.num_rows and letters_of(table(dataset, "order_dead_letters")) == letters_of(before)
 
 
 @emulated
@@ -424,6 +506,42 @@ def test_a_killed_run_is_finished_by_the_next(upload: Upload, dataset: str, monk
     prepare.run(arguments(uri, dataset))
     assert stored(dataset) == expected_orders(rows, DAY)
     assert letters_of(table(dataset, "order_dead_letters")) == expected_letters(rows, DAY)
+
+
+ENDLESS = "SELECT 'usable' AS reason, COUNT(*) AS order_lines FROM " + ", ".join(
+    f"UNNEST(GENERATE_ARRAY(1, 100000)) AS {name}" for name in "abc"
+)
+
+
+@emulated
+def test_a_terminated_run_cancels_its_job(
+    upload: Upload, dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from orchestration import prepare_sql
+
+    compiled = prepare_sql.statements
+    monkeypatch.setattr(prepare_sql, "statements", lambda *given: replace(compiled(*given), account=ENDLESS))
+    uri = upload("orders.csv", csv_text([line("a", "2012-02-02", "1")]))
+    watcher = threading.Thread(target=terminate_when_running)
+    watcher.start()
+    before = signal.getsignal(signal.SIGTERM)
+    assert prepare.main(arguments(uri, dataset)) == 130
+    watcher.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    said = capsys.readouterr().err
+    (job_id,) = (text.removeprefix("cancelled: ") for text in said.splitlines() if text.startswith("cancelled: "))
+    job = bq.client("test-project").get_job(job_id)
+    assert "clv-prepare-account-20120301-" in job_id and job.error_result["reason"] == "stopped"
+
+
+def terminate_when_running() -> None:
+    """Sends this process SIGTERM, as a scheduler does, once the query without an end is running."""
+    client = bq.client("test-project")
+    for _ in range(200):
+        if any("-account-" in str(job.job_id) for job in client.list_jobs(state_filter="running")):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        time.sleep(0.1)
 
 
 @emulated

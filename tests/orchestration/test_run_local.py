@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from orchestration import run_local
@@ -101,6 +103,72 @@ def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pyte
     assert changed and all(path.startswith(cycle.predictions + "/") for path in changed)
     run_local.run(features_data.shop_arguments())
     assert work_of(cycle) == interrupted
+
+
+def test_finished_steps_do_not_open_their_orders(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of last month cannot be read as it was; what was made of it is still there."""
+    for step in ("pipelines.features", "pipelines.predict", "trainer.task"):
+        monkeypatch.setattr(f"{step}.run", None)  # called, it would fail
+    for number, step in enumerate(cycle.steps()[:4]):
+        run_local.run_step(step, number, 4)
+
+
+def at_moment(cycle: Cycle, directory: Path, age: datetime.timedelta) -> Cycle:
+    """The cycle in a directory of its own, begun on a table some time ago."""
+    moment = datetime.datetime.now(datetime.UTC) - age
+    storage.write_bytes(str(directory / "snapshot_time"), moment.isoformat().encode())
+    return dataclasses.replace(cycle, run_directory=str(directory))
+
+
+def test_a_run_older_than_bigquery_remembers_says_what_to_delete(cycle: Cycle, tmp_path: Path) -> None:
+    run_local._require_readable(cycle)  # files: there is no such time
+    run_local._require_readable(at_moment(cycle, tmp_path / "a", datetime.timedelta(days=5, hours=23)))
+    old = at_moment(cycle, tmp_path / "b", datetime.timedelta(days=6, hours=1))
+    with pytest.raises(UsageError, match=f"unfinished run in {tmp_path}/b .* delete that directory"):
+        run_local._require_readable(old)
+
+
+def test_an_old_run_is_refused_only_where_it_has_orders_to_read(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = Path(cycle.run_directory) / "snapshot_time"
+    moment.write_text("2020-01-01T00:00:00+00:00")
+    before = cycle.predictions
+    try:
+        monkeypatch.setattr("pipelines.publish.run", lambda argv: None)
+        assert run_local.run(features_data.shop_arguments()) == cycle
+        os.rename(before, before + "-aside")
+        with pytest.raises(UsageError, match="unfinished run in "):
+            run_local.run(features_data.shop_arguments())
+    finally:
+        moment.unlink()
+        os.rename(before + "-aside", before)
+
+
+def test_a_shop_of_ten_customers_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    orders = features_data.shop_orders()
+    few = orders.filter(pc.less(orders["customer_id"], "C00006"))
+    path = features_data.write_parquet(tmp_path / "orders.parquet", few)
+    argv = ["--orders", path, "--horizon_days", "90", "--training_snapshots", "1", "--workdir", str(tmp_path / "w")]
+    assert run_local.main(argv) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: there are too few customers to learn from: of ") and "--features" not in message
+
+
+def test_a_refusal_for_skew_has_a_way_out(tmp_path: Path, cycle: Cycle, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stricter thresholds refuse what was half done; the same run goes on at predicting under others."""
+    strict, argv = tmp_path / "strict.toml", features_data.shop_arguments()
+    strict.write_text("[default]\nrows_gained = { fail = 0.0 }\nzeros = { fail = 0.0001 }\n")
+    os.rename(cycle.predictions, tmp_path / "aside")
+    before = work_of(cycle)
+    try:
+        assert run_local.main([*argv, "--skew_thresholds", str(strict)]) == 2
+        assert "the customers are not like those the model learned from" in capsys.readouterr().err.splitlines()[-1]
+        assert run_local.main(argv) == 0
+        assert storage.read_manifest(cycle.predictions, "predictions")["rows"] == 600
+    finally:
+        storage.delete_directory(cycle.predictions)
+        os.rename(tmp_path / "aside", cycle.predictions)
+    after = work_of(cycle)
+    assert all(after[path] == stamp for path, stamp in before.items())
 
 
 def test_a_failing_step_ends_the_run(
@@ -241,6 +309,7 @@ def test_paths_do_not_depend_on_where_a_step_runs() -> None:
         (["--cutoff", "2011-08-01"], "--horizon_days 90 from --cutoff 2011-08-01 reaches past the last order day 2011-08-23: accepted is at most 23"),
         (["--training_snapshots", "0"], "argument --training_snapshots: '0' is not usable: accepted is a whole number"),
         (["--seed", "x"], "argument --seed: 'x' is not usable: accepted is a whole number from 0"),
+        (["--skew_thresholds", "absent.toml"], "absent.toml does not exist: accepted is a TOML file of thresholds"),
         (["--horizon", "9"], "unrecognized arguments: --horizon 9"),
         (["--orders", "absent.csv"], "--orders 'absent.csv' is not usable"),
     ],

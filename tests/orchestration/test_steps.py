@@ -57,6 +57,20 @@ def test_the_model_is_judged_on_the_evaluation_snapshot() -> None:
     assert value(train, "--seed") == "3"
 
 
+def test_thresholds_reach_the_step_that_compares() -> None:
+    steps = cycle(skew_thresholds="mine.toml").steps()
+    assert [step.module for step in steps if value(step, "--skew_thresholds") == "mine.toml"] == ["pipelines.predict"]
+    assert not [step for step in cycle().steps() if value(step, "--skew_thresholds")]
+
+
+def test_what_completes_a_step() -> None:
+    kinds = {step.module: (step.kind, step.reads_orders) for step in cycle().steps()}
+    assert kinds == {
+        "pipelines.features": ("features", True), "trainer.task": ("model", False),
+        "pipelines.predict": ("predictions", True), "trainer.report": (None, False), "pipelines.publish": (None, False),
+    }  # fmt: skip
+
+
 def test_without_training_snapshots_the_evaluation_s_is_split_by_customer() -> None:
     short = cycle(training_cutoffs=())
     features, train = short.steps()[:2]

@@ -96,7 +96,12 @@ def explanation(error: Exception) -> str:
     [
         (google.api_core.exceptions.PermissionDenied("no\nbigquery.readsessions.create"), "Read Session User"),
         (google.api_core.exceptions.NotFound("gone"), "the name of one that exists"),
+        (google.api_core.exceptions.PermissionDenied("no"), "row-level policies"),
         (google.api_core.exceptions.Unauthenticated("who?"), "who?"),
+        (
+            google.api_core.exceptions.Forbidden("no", errors=[{"reason": "quotaExceeded", "message": "too many"}]),
+            "too many",
+        ),
         (RefreshError("invalid_grant: Token has been expired"), "gcloud auth application-default login"),
     ],
 )
@@ -106,11 +111,36 @@ def test_an_error_says_what_to_do(error: Exception, says: str) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [google.api_core.exceptions.ServiceUnavailable("later"), google.api_core.exceptions.TooManyRequests("slower")],
-)
+    [
+        google.api_core.exceptions.ServiceUnavailable("later"), google.api_core.exceptions.TooManyRequests("slower"),
+        google.api_core.exceptions.ResourceExhausted("slower"), google.api_core.exceptions.Aborted("again"),
+        google.api_core.exceptions.Cancelled("again"),
+        google.api_core.exceptions.Forbidden("slower", errors=[{"reason": "jobRateLimitExceeded"}]),
+        google.api_core.exceptions.BadRequest("not yet", errors=[{"reason": "tableUnavailable"}]),
+    ],
+)  # fmt: skip
 def test_what_may_pass_is_no_usage_error(error: Exception) -> None:
     with pytest.raises(type(error)), bq.explained("--orders x"):
         raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        google.api_core.exceptions.BadRequest(
+            "POST https://...: x", errors=[{"reason": "invalid", "message": "Invalid snapshot time 1601168925462 for table "
+            "p:d.t@1601168925462. Cannot read before 1601251200000."}],
+        ),
+        google.api_core.exceptions.InvalidArgument(
+            "Invalid time travel timestamp 1601168925462 for table p:d.t@1601168925462. Cannot read before 1601251200000."
+        ),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_too_old_is_readable(error: Exception) -> None:
+    said = explanation(error)
+    assert "2020-09-27T01:08:45Z for table p:d.t@2020-09-27T01:08:45Z. Cannot read before 2020-09-28T00:00:00Z" in said
+    assert "accepted is a time within the table's time travel window (at most seven days)" in said
+    assert not re.search(r"\d{12}", said)
 
 
 ASK = """
@@ -145,7 +175,7 @@ def test_without_credentials_it_says_so_soon(tmp_path: Path) -> None:
 
 @pytest.fixture
 def rest(bigquery: Any, monkeypatch: pytest.MonkeyPatch) -> Rest:
-    monkeypatch.setattr(bq, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(bq, "_PAUSES_SECONDS", (0.01, 0.01, 0.01))
     return Rest(monkeypatch)
 
 
@@ -180,7 +210,7 @@ def test_a_lost_reply_starts_no_second_job(rest: Rest, dataset: str) -> None:
 
 
 @pytest.mark.emulators
-@pytest.mark.parametrize("reason", ["backendError", "internalError", "rateLimitExceeded"])
+@pytest.mark.parametrize("reason", sorted(bq._TRANSIENT))
 def test_a_job_that_failed_for_a_while_runs_again_under_another_name(rest: Rest, dataset: str, reason: str) -> None:
     query = one(f"clv-again-{reason}-{dataset.rpartition('_')[2]}")
     rest.tamper("clv-again", failed(reason, "Error encountered during execution. Retrying may solve the problem."), 2)
@@ -194,7 +224,45 @@ def test_it_gives_up_after_some_attempts(rest: Rest, dataset: str) -> None:
     rest.tamper("clv-never", failed("backendError", "Error encountered during execution."), 99)
     with pytest.raises(google.api_core.exceptions.InternalServerError, match="Error encountered"):
         bq.run(query)
-    assert len(rest.inserted) == 4
+    assert rest.inserted == [query.job_id(attempt) for attempt in range(4)]
+
+
+@pytest.mark.emulators
+def test_a_repeated_bundle_goes_on_behind_the_attempts_that_failed(
+    rest: Rest, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds them failed, waits for none of them, and has as many attempts again."""
+    query = one(f"clv-beyond-{dataset.rpartition('_')[2]}")
+    transient = failed("backendError", "Error encountered during execution.")
+    rest.tamper("clv-beyond", transient, 4)
+    still_failed(monkeypatch, set(), transient)
+    with pytest.raises(google.api_core.exceptions.InternalServerError):
+        bq.run(query)
+    still_failed(monkeypatch, set(rest.inserted), transient)
+    rest.inserted.clear()
+    rest.tamper(query.job_id(4), transient)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    assert answer(bq.run(query)) == [{"a": 1}]
+    assert rest.inserted == [query.job_id(attempt) for attempt in range(6)]
+    assert waited == [0, 0, 0, 0, 0.01]
+
+
+def still_failed(monkeypatch: pytest.MonkeyPatch, ids: set[str], how: Any) -> None:
+    """The service answers the same about these jobs whenever it is asked."""
+    session = bq.client(PROJECT)._http
+    request = session.request
+
+    def asked(method: str, url: str, data: Any = None, **others: Any) -> Any:
+        response = request(method=method, url=url, data=data, **others)
+        found = re.search(r"/jobs/([^/?]+)", url)
+        return how(response) if method == "GET" and found and found[1] in ids else response
+
+    monkeypatch.setattr(session, "request", asked)
+
+
+def test_a_run_waits_for_a_minute_or_two() -> None:
+    assert 60 <= sum(bq._PAUSES_SECONDS) <= 120 and list(bq._PAUSES_SECONDS) == sorted(bq._PAUSES_SECONDS)
 
 
 @pytest.mark.emulators
@@ -204,17 +272,19 @@ def test_it_gives_up_after_some_attempts(rest: Rest, dataset: str) -> None:
         ("bytesBilledLimitExceeded", "Query exceeded limit for bytes billed: 1000000. 10485760 or higher required.",
          "a larger --maximum_bytes_billed"),
         ("accessDenied", "Access Denied: Table p:d.t: User does not have permission to query table p:d.t", "Data Viewer"),
-        ("responseTooLarge", "Response too large to return.", "--features_table"),
+        ("responseTooLarge", "Response too large to return.", "; take a smaller one"),
+        ("quotaExceeded", "Quota exceeded: Your project exceeded quota for free query bytes scanned.", "free query bytes"),
         ("invalidQuery", "Unrecognized name: x at [1:8]", "Unrecognized name"),
         ("stopped", "Job execution was cancelled: User requested cancellation", "cancelled"),
     ],
 )  # fmt: skip
 def test_a_lasting_failure_is_one_line(rest: Rest, dataset: str, reason: str, message: str, says: str) -> None:
-    query = one(f"clv-fails-{reason}-{dataset.rpartition('_')[2]}")
+    query = one(f"clv-fails-{reason}-{dataset.rpartition('_')[2]}", too_large="take a smaller one")
     rest.tamper("clv-fails", failed(reason, message))
     with pytest.raises(UsageError) as raised:
         bq.run(query)
     line = str(raised.value)
     assert len(line.splitlines()) == 1 and line.startswith(f"--orders x: query {query.job_id(0)}: {message}")
     assert says in line and line.count(message) == 1
+    assert ("take a smaller one" in line) == (reason == "responseTooLarge")
     assert len(rest.inserted) == 1

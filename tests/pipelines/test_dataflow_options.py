@@ -187,6 +187,11 @@ def test_a_users_name_and_labels_stay() -> None:
     assert job["labels"] == {"step": "mine", "team": "growth", "mass": "1_3kg", "cutoff": "2011-08-08"}
 
 
+def test_a_label_is_given_once() -> None:
+    message = refused([*DATAFLOW, "--labels", "team=a", "--labels", '{"team": "b"}'], step="features")
+    assert message == "--labels 'team=a and team=b' is not usable: accepted is each key once"
+
+
 @given(step=st.text(max_size=80), value=st.text(max_size=80))
 def test_any_text_makes_a_valid_name_and_label(step: str, value: str) -> None:
     from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions

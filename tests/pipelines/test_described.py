@@ -102,20 +102,38 @@ def test_a_shift_in_the_orders_makes_no_predictions(
         storage.read_manifest(str(tmp_path / "out"), "predictions")
 
 
-def test_the_data_schema_is_made_once_and_held_against(
+def test_the_data_schema_is_made_once_warns_and_refuses_once_it_is_reviewed(
     capsys: pytest.CaptureFixture[str], cycle: Any, tmp_path: Path
 ) -> None:
-    reviewed = Path(cycle.data_schema)
-    made = data_schema.read(str(reviewed))
+    made = data_schema.read(cycle.data_schema)
     assert {feature.name for feature in made.feature} == {c.name for c in (*schema.FEATURES, *schema.LABELS)}
-    edited = tmp_path / "reviewed.pbtxt"
-    text = reviewed.read_text()
+    assert not data_schema.is_reviewed(made)
+    text = Path(cycle.data_schema).read_text()
     assert '"DE"' in text
+    edited = tmp_path / "edited.pbtxt"
     edited.write_text(text.replace('"DE"', '"FR"'))
     argv = [
         "--orders", features_data.shop_file(), "--cutoff", str(cycle.cutoff), "--horizon_days", str(cycle.horizon_days),
-        "--data_schema", str(edited), "--output", str(tmp_path / "out"),
+        "--reuse_transform", cycle.features(cycle.training_cutoffs[0]), "--data_schema", str(edited),
     ]  # fmt: skip
-    message = refused(capsys, features.main, argv)
-    assert message.startswith(f"the customers are not as --data_schema {edited} says: country") and "DE" in message
-    assert "FR" in edited.read_text() and not (tmp_path / "out" / storage.MANIFEST).exists()
+    manifest = features.run([*argv, "--output", str(tmp_path / "warned")])
+    (anomaly,) = manifest["anomalies"]
+    assert anomaly.startswith("country: ") and "DE" in anomaly
+    assert anomaly in capsys.readouterr().err and '"FR"' in edited.read_text()
+
+    edited.write_text(edited.read_text().replace(f'tag: "{data_schema.NOT_REVIEWED}"', ""))
+    message = refused(capsys, features.main, [*argv, "--output", str(tmp_path / "refused")])
+    assert (
+        message
+        == f"the customers are not as --data_schema {edited} says: {anomaly}; mend the orders, or edit that file"
+    )
+    assert not (tmp_path / "refused" / storage.MANIFEST).exists()
+
+
+def test_a_file_that_is_no_schema_is_told_before_the_job(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pbtxt"
+    wrong.write_text("[default]")
+    argv = ["--orders", features_data.shop_file(), "--cutoff", "2011-01-01", "--horizon_days", "90"]
+    message = refused(capsys, features.main, [*argv, "--data_schema", str(wrong), "--output", str(tmp_path / "out")])
+    assert str(wrong) in message and "accepted" in message
+    assert not (tmp_path / "out" / "raw").exists()

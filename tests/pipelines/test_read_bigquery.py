@@ -13,19 +13,20 @@ import grpc
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import bigquery as google
 
 from pipelines import bigquery as bq
-from pipelines import features, features_table, read_bigquery
+from pipelines import features, read_bigquery
 from pipelines.bigquery import Table
 from pipelines.read_bigquery import Rows
 from tests import order_strategies
 from tests.order_strategies import CUTOFF
 from tests.pipelines import bigquery_data
 from tests.pipelines.bigquery_faults import PROJECT, ROWS_A_MESSAGE, Rest, RpcError, Storage
-from tests.pipelines.features_data import read_rows, refused, shop_orders
+from tests.pipelines.features_data import refused, shop_orders
 from tests.pipelines.test_bigquery_parity import customers_of
-from transforms import schema, storage
+from transforms import storage
 from transforms.errors import UsageError
 
 UNAVAILABLE = RpcError(grpc.StatusCode.UNAVAILABLE, "the connection broke")
@@ -102,6 +103,19 @@ def test_who_may_not_read_is_told(numbers: Rows, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(UsageError, match=f"^reading {numbers.table}: .*readsessions.create.*Read Session User"):
             read_all(numbers)
     assert faults.sessions == 2 and faults.streams == 1
+
+
+@pytest.mark.emulators
+@pytest.mark.parametrize(
+    "status", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED]
+)
+def test_what_may_pass_is_for_beam_to_repeat(
+    numbers: Rows, monkeypatch: pytest.MonkeyPatch, status: grpc.StatusCode
+) -> None:
+    Storage(monkeypatch).ends = [(1, RpcError(status, "later"))]
+    with pytest.raises(GoogleAPICallError) as raised:
+        read_all(numbers)
+    assert raised.value.grpc_status_code == status
 
 
 @pytest.mark.emulators
@@ -242,95 +256,3 @@ def test_a_view_s_rows_are_counted_too(orders: str, tmp_path: Path, monkeypatch:
     faults.ends = [(3, None)]
     with pytest.raises(Exception, match=f"{3 * ROWS_A_MESSAGE} of its {len(order_strategies.awkward_orders())} rows"):
         customers_of(tmp_path, "--orders", f"bigquery://{orders}_view", "--no_pushdown")
-
-
-# --- The features table ---------------------------------------------------------------------------------------------
-
-
-def partitions(table: str) -> dict[Any, int]:
-    rows = bigquery_data.query(f"SELECT cutoff, COUNT(*) AS n FROM `{table}` GROUP BY 1")
-    return {str(row["cutoff"]): row["n"] for row in rows}
-
-
-@pytest.mark.emulators
-def test_the_features_table_keeps_a_partition_for_each_cutoff(shop: str, dataset: str, tmp_path: Path) -> None:
-    table = f"{dataset}.features"
-    keep = ("--features_table", table)
-    manifest = features.run(shop_step(tmp_path / "first", shop, *keep))
-    kept = bigquery_data.query(f"SELECT * FROM `{table}` ORDER BY customer_id")
-    assert {(row.pop("cutoff"), row.pop("horizon_days")) for row in kept} == {(datetime.date(2011, 5, 1), 30)}
-    made = read_rows(tmp_path / "first" / "raw")
-    assert (
-        pa.Table.from_pylist(kept, schema.arrow_schema(schema.CUSTOMERS)).equals(made) and len(kept) == manifest["rows"]
-    )
-
-    found = bigquery_data.client().get_table(table)
-    described = {field.name: field.description for field in found.schema}
-    assert described["age_days"].startswith("C - first order day") and all(described.values())
-    assert found.time_partitioning.field == "cutoff" and found.clustering_fields == ["customer_id"]
-    # Nothing of the job's own is left beside it.
-    assert {item.table_id for item in bigquery_data.client().list_tables(dataset)} == {"shop", "features"}
-
-    customers_kept(tmp_path / "second", shop, table)
-    second = partitions(table)
-    assert set(second) == {"2011-05-01", str(CUTOFF)} and second["2011-05-01"] == len(kept)
-    # The same cutoff again, of fewer customers: only its partition changes.
-    bigquery_data.query(f"DELETE FROM `{shop}` WHERE customer_id < 'C00030'")
-    third = features.run(shop_step(tmp_path / "third", shop, *keep))
-    assert partitions(table) == {**second, "2011-05-01": third["rows"]} and 0 < third["rows"] < len(kept)
-
-
-def customers_kept(directory: Path, orders: str, table: str) -> pa.Table:
-    customers, *_ = customers_of(directory, "--orders", f"bigquery://{orders}", "--features_table", table)
-    return customers
-
-
-@pytest.mark.emulators
-def test_the_staged_table_goes_by_itself_where_the_job_fails(
-    orders: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Storage(monkeypatch).ends = [(0, EXPIRED[0])]
-    with pytest.raises(Exception, match="read session has ended"):
-        customers_kept(tmp_path, orders, f"{dataset}.features")
-    (staged,) = (item for item in bigquery_data.client().list_tables(dataset) if "_staged_" in item.table_id)
-    expires = bigquery_data.client().get_table(staged.reference).expires
-    left = expires - datetime.datetime.now(datetime.UTC)
-    assert datetime.timedelta(hours=23) < left <= datetime.timedelta(hours=24)
-
-
-WRONG = {
-    "a column is missing": ("SELECT DATE '2012-03-01' AS cutoff", "", "no daily partitions by cutoff"),
-    "a type": ("SELECT DATE '2012-03-01' AS cutoff, 'x' AS horizon_days", "PARTITION BY cutoff", "horizon_days as STRING, not INTEGER"),
-    "a view": (None, "", "the type VIEW"),
-}  # fmt: skip
-
-
-@pytest.mark.emulators
-@pytest.mark.parametrize("name", WRONG)
-def test_another_table_is_not_written_over(orders: str, dataset: str, tmp_path: Path, name: str) -> None:
-    sql, partitioned, says = WRONG[name]
-    table = f"{dataset}.taken"
-    made = f"CREATE TABLE `{table}` {partitioned} AS {sql}" if sql else f"CREATE VIEW `{table}` AS SELECT 1 AS a"
-    bigquery_data.query(made)
-    before, started = bigquery_data.query(f"SELECT * FROM `{table}`"), datetime.datetime.now(datetime.UTC)
-    with pytest.raises(UsageError) as raised:
-        customers_kept(tmp_path, orders, table)
-    assert says in str(raised.value) and table in str(raised.value) and len(str(raised.value).splitlines()) == 1
-    assert bigquery_data.query(f"SELECT * FROM `{table}`") == before
-    assert not jobs_of(orders, started), "refused before anything is paid for"
-
-
-@pytest.mark.emulators
-def test_the_features_table_s_dataset_must_be_there(orders: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"^--features_table test-project\.nowhere\.features: "):
-        customers_kept(tmp_path, orders, "test-project.nowhere.features")
-
-
-@pytest.mark.emulators
-def test_its_own_table_is_usable(bigquery: Any, dataset: str) -> None:
-    table = Table.parse("a", f"{dataset}.features")
-    for _ in range(2):
-        features_table.require_usable(PROJECT, table, "US")
-        features_table.create(PROJECT, table)
-    with pytest.raises(UsageError, match="a table where the orders are, EU, not in US"):
-        features_table.require_usable(PROJECT, table, "EU")

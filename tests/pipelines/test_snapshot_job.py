@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from pipelines import features, options, orders_arguments, predict
-from pipelines.snapshot_job import Ledger
+from pipelines.snapshot_job import Completion, Ledger, _Complete
 from tests.pipelines import features_data
 from transforms import storage
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
+from transforms.statistics import Split, Statistics
 
 # --- The ledger -----------------------------------------------------------------------------------------------------
 
 HONEST = {
     ("read", ""): 10, ("routed", ""): 7, ("used", ""): 6,
     ("excluded", "after_window"): 2, ("excluded", "no_order_before_cutoff"): 1, ("dead_letters", "bad_amount"): 1,
-    ("customers", "train"): 3, ("customers", "test"): 1,
+    ("letters", ""): 1, ("customers", "train"): 3, ("customers", "test"): 1,
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_lines_that_add_up_are_told_by_what_became_of_them() -> None:
         {"routed": 6},  # used, but in no bucket
         {"used": 5},  # in its bucket, but not aggregated
         {"used": 7},  # aggregated twice
-        {"bad_amount": 2},  # two dead letters of one line
+        {"bad_amount": 2, "letters": 2},  # two dead letters of one line
         {"after_window": 1},
         {"no_order_before_cutoff": 0},
     ],
@@ -61,10 +62,60 @@ def test_a_line_lost_or_counted_twice_is_a_defect(changes: dict[str, int]) -> No
         ledger(**changes)
 
 
+@pytest.mark.parametrize("written", [0, 2])
+def test_a_dead_letter_that_is_not_written_or_twice_is_a_defect(written: int) -> None:
+    with pytest.raises(
+        RuntimeError, match=f"bad_amount': 1.* are dead letters, but .*{written or '{}'}.* were written"
+    ):
+        ledger(letters=written)
+
+
 def test_no_customer_at_all_is_bad_input_and_no_defect() -> None:
     nobody = {"train": 0, "test": 0, "used": 0, "no_order_before_cutoff": 7}
     with pytest.raises(UsageError, match="no customer has a usable order before the cutoff: 10 lines read"):
         ledger(**nobody)
+
+
+# --- What the last step holds against what -----------------------------------------------------------------------------
+
+
+def described(rows: int) -> Statistics:
+    return Statistics({"train": Split(rows, {})}, {"2011-01-01": rows})
+
+
+def complete(directory: Path, *, lines: int = 10, parts: tuple[int, ...] = (3, 1), rows: int = 4) -> dict[str, Any]:
+    """The last step with an honest ledger, its parts holding these numbers of rows."""
+    output = str(directory / "out")
+    storage.begin(output, "predictions", {"orders": "o.csv"}, "a")
+    completion = Completion(output, "predictions", {"orders": "o.csv"}, {}, "a", lines)
+    counts = [count for count in HONEST.items() if count[0] != ("dead_letters", "bad_amount")]
+    counts += [(("excluded", "no_customer"), 1)]
+    counts = [((key, 0) if key == ("letters", "") else (key, count)) for key, count in counts]
+    listed = [{"name": f"part-{i}", "rows": n, "sha256": ""} for i, n in enumerate(parts)]
+    (manifest,) = _Complete(completion).process(None, counts, listed, [described(rows)])
+    return manifest
+
+
+def test_an_honest_job_is_completed(tmp_path: Path) -> None:
+    assert complete(tmp_path)["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("tampered", "error", "said"),
+    [
+        ({"lines": 11}, UsageError, "o.csv had 11 lines when the job began, and 10 when it read them"),
+        ({"parts": (3,)}, RuntimeError, "4 customers were counted"),
+        ({"parts": (3, 1, 1)}, RuntimeError, "4 customers were counted"),
+        ({"rows": 3}, RuntimeError, "4 customers were counted"),
+    ],
+    ids=str,
+)
+def test_what_does_not_add_up_is_not_completed(
+    tmp_path: Path, tampered: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        complete(tmp_path, **tampered)
+    assert not (tmp_path / "out" / storage.MANIFEST).exists()
 
 
 # --- What the manifest waits for ------------------------------------------------------------------------------------

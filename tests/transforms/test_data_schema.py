@@ -12,6 +12,7 @@ from tests.transforms.simulated_customers import emptied, replaced
 from transforms import data_schema, schema, statistics
 from transforms.errors import UsageError
 from transforms.schema import Type
+from transforms.sketches import Texts
 from transforms.statistics import Split, Statistics
 
 N = 3000
@@ -112,6 +113,58 @@ def test_a_kind_and_a_column_that_changed(customers, inferred):
         "orders: is a number, accepted is text",
         "future_orders: the column is new, accepted is one of the schema's",
     ]
+
+
+@pytest.mark.parametrize(("values", "listed"), [(4, True), (100, True), (101, False)])
+def test_only_a_short_list_of_values_is_one(customers, values, listed):
+    texts = pa.array([f"k{row % values}" for row in range(customers.num_rows)])
+    found = {f.name: f for f in data_schema.infer(statistics.of_table(replaced(customers, "category", texts))).feature}
+    assert found["category"].HasField("string_domain") == listed
+
+
+def test_few_customers_make_no_list(customers):
+    """Ten of forty customers' categories say nothing of the next forty's."""
+    few = customers.slice(0, 40)
+    few = replaced(few, "category", pa.array([f"k{row % 10}" for row in range(40)]))
+    few = replaced(few, "country", pa.array(["Norway", "Italy"] * 20))
+    found = {feature.name: feature for feature in data_schema.infer(statistics.of_table(few)).feature}
+    assert not found["category"].HasField("string_domain")
+    assert list(found["country"].string_domain.value) == ["Italy", "Norway"]
+
+
+def of_categories(counts):
+    sketch = Texts.of(counts, 0)
+    return Statistics({"train": Split(sketch.count, {"category": sketch})})
+
+
+def listing(values):
+    wanted = schema_pb2.Schema()
+    feature = wanted.feature.add(name="category", type=schema_pb2.BYTES)
+    feature.string_domain.value.extend(values)
+    feature.distribution_constraints.min_domain_mass = 0.95
+    return wanted
+
+
+def test_values_that_were_not_kept_may_be_in_the_list():
+    names = [f"k{index:05d}" for index in range(12_000)]
+    seen = of_categories(dict.fromkeys(names, 3))
+    assert seen.whole().columns["category"].others == 7000 * 3
+    assert data_schema.anomalies(seen, listing(names)) == []
+    (line,) = data_schema.anomalies(seen, listing(names[:5000]))  # those that were kept: the others are unknown
+    assert line.startswith(f"category: {7000 / 12_000:.2%} of the values are not in its list")
+    (line,) = data_schema.anomalies(seen, listing(["a", "b"]))  # two of the 7,000 that were not kept might be these
+    assert line.startswith(f"category: {11_998 / 12_000:.2%} of the values are not in its list")
+
+
+def test_it_is_not_reviewed_until_somebody_deletes_the_mark(inferred, tmp_path):
+    uri = tmp_path / "schema.pbtxt"
+    data_schema.write(str(uri), inferred)
+    assert not data_schema.is_reviewed(data_schema.read(str(uri)))
+    text = uri.read_text()
+    mark = 'annotation {\n  tag: "NOT_REVIEWED"\n}\n'
+    assert text.endswith(mark) and "at the end" in text.partition("feature {")[0]
+    uri.write_text(text.removesuffix(mark))
+    assert data_schema.is_reviewed(data_schema.read(str(uri)))
 
 
 def test_too_many_texts_get_no_list():

@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from transforms.statistics import Statistics
 
 THRESHOLDS = skew_thresholds.read()
 HALF = 2000
+ORDER_VALUES = {"order_value_mean", "order_value_first", "order_value_last"}
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,61 @@ def test_another_currency_fails_for_all_money(halves):
     found = levels(comparison, "divergence")
     assert found.keys() == set(MONEY), "and for nothing else"
     assert {name for name, level in found.items() if level == "warn"} == {name for name in MONEY if "trend" in name}
+    means = levels(comparison, "mean")
+    assert {name for name, level in means.items() if level == "fail"} == ORDER_VALUES
+    assert means.keys() == {name for name in MONEY if "trend" not in name}
+
+
+@pytest.mark.parametrize(("factor", "share", "level"), [(100, 0.3, "fail"), (100, 0.05, "fail"), (10, 0.15, "warn")])
+def test_another_currency_for_a_part_of_the_customers_is_seen(halves, factor, share, level):
+    hit = pc.less(pa.array(np.random.default_rng(5).random(halves[1].num_rows)), share)
+    serving = halves[1]
+    for name in MONEY:
+        wrong = multiplied(halves[1], [name], factor)[name]
+        serving = replaced(serving, name, pc.if_else(hit, wrong, halves[1][name]))
+    comparison = against(halves[0], serving)
+    found = levels(comparison, "mean")
+    assert {found[name] for name in ORDER_VALUES} == {level}
+    assert comparison.failed == (level == "fail")
+    assert "fail" not in levels(comparison, "divergence").values(), "which alone would let it pass"
+
+
+def test_the_mean_is_that_of_numpy_less_the_noise():
+    rng = np.random.default_rng(6)
+    before, now = rng.lognormal(3, 1, 30_000), rng.lognormal(4, 1, 20_000)
+    whole = abs(np.log2(now.mean() / before.mean()))
+    found = skew.mean_ratio(Numbers.of(before), Numbers.of(now))
+    assert found == pytest.approx(skew.mean_ratio(Numbers.of(now), Numbers.of(before)))
+    resampled = [np.log2(rng.choice(now, now.size).mean() / rng.choice(before, before.size).mean()) for _ in range(400)]
+    assert found == pytest.approx(whole - 4 * np.std(resampled), abs=0.02)
+
+
+def test_means_of_equal_customers_differ_by_chance_alone():
+    """Heavy-tailed money (its largest of 300 is a tenth of the sum) in samples of 300."""
+    rng = np.random.default_rng(7)
+    samples = [Numbers.of(rng.lognormal(3, 1.5, 300)) for _ in range(2000)]
+    found = [skew.mean_ratio(*pair) for pair in zip(samples[::2], samples[1::2], strict=True)]
+    assert np.mean(np.array(found) > 0) <= 0.002
+
+
+def test_money_that_is_not_positive_on_average_has_no_ratio(halves):
+    returned = multiplied(halves[1], ["value_total"], -1)
+    found = against(halves[0], returned)
+    assert not [d for d in found.differences if (d.feature, d.metric) == ("value_total", "mean")]
+    assert levels(found, "divergence") == {"value_total": "fail"}
+
+
+def test_the_median_is_of_the_values_that_are_compared(halves):
+    """Most customers bought nothing in the last 30 days: a median with them is 0 whatever the others spent."""
+    found = against(halves[0], multiplied(halves[1], ["value_30d"], 100))
+    (alarm,) = [alarm for alarm in found.alarms if (alarm.feature, alarm.metric) == ("value_30d", "divergence")]
+    medians = []
+    for table, factor in ((halves[0], 1), (halves[1], 100)):
+        values = table["value_30d"].cast(pa.float64()).to_numpy()
+        assert np.median(values) == 0
+        medians.append(np.median(values[values != 0]) * factor)
+    before, now = alarm.detail.removeprefix("median of values other than 0 is ").split(" in training, now ")
+    assert [float(text.replace(",", "")) for text in (before, now)] == pytest.approx(medians, rel=0.03)
 
 
 def test_double_counts_fail(halves):
@@ -204,6 +261,11 @@ def test_customers_are_counted_against_the_latest_snapshot(halves):
     assert levels(grown, "rows_gained") == {"customers": "warn"}
 
 
+def test_a_shop_that_grew_eightfold_is_a_warning(halves):
+    grown = against(halves[0].slice(0, HALF // 8), halves[1])
+    assert levels(grown, "rows_gained") == {"customers": "warn"} and not grown.failed
+
+
 def test_a_sign_turned_around_fails(halves):
     comparison = against(halves[0], multiplied(halves[1], MONEY, -1))
     found = levels(comparison, "divergence")
@@ -244,7 +306,10 @@ def test_nobody_to_serve_fails(halves):
 def test_failures_come_first_and_the_json_is_complete(halves):
     serving = emptied(multiplied(halves[1], ["value_total"], 100), "country", 0.15)
     comparison = against(halves[0], serving)
-    assert [alarm.level for alarm in comparison.alarms] == ["fail", "warn"]
+    # A mean of a hundredfold is 5 times its limit, a share of 15% only 3 times.
+    assert [(alarm.level, alarm.metric) for alarm in comparison.alarms] == [
+        ("fail", "divergence"), ("warn", "mean"), ("warn", "missing"),
+    ]  # fmt: skip
     content = comparison.to_json()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["failed"] is True

@@ -17,7 +17,10 @@ def written(tmp_path, text):
 def test_the_shipped_thresholds_cover_every_measure():
     thresholds = skew_thresholds.read()
     assert thresholds.default.keys() == set(skew_thresholds.METRICS)
-    assert all(limit.warn is not None and limit.fail is not None for limit in thresholds.default.values())
+    assert all(limit.warn is not None for limit in thresholds.default.values())
+    never = {metric for metric, limit in thresholds.default.items() if limit.fail is None}
+    assert never == {"rows_gained", "mean"}, "shops grow"
+    assert thresholds.of("order_value_mean", "mean").fail is not None
     assert thresholds.of("value_total", "divergence") == thresholds.default["divergence"]
     assert thresholds.of("age_days", "divergence") == Limit(warn=0.5)
     trends = [column.name for column in schema.FEATURES if "trend" in column.name]
@@ -71,6 +74,7 @@ def test_levels():
         ("[[exception]]\nfeatures = ['future_value']", "exception.features = 'future_value' is not usable"),
         ("[[exception]]\nfeatures = ['orders']\nrows_lost = {}", "exception.rows_lost = {} is not known"),
         ("[[exception]]\nfeatures = ['orders']\ncategories = {}", "exception for orders: categories = {} is not known"),
+        ("[[exception]]\nfeatures = ['orders']\nmean = {}", "exception for orders: mean = {} is not known"),
         ("[[exception]]\nfeatures = ['country']\nzeros = {}", "exception for country: zeros = {} is not known"),
     ],
 )  # fmt: skip
