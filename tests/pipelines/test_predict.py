@@ -235,7 +235,11 @@ def lenient(tmp_path: Path) -> list[str]:
     """For a handful of customers, who are never like those of a shop: differences are told, and accepted."""
     path = tmp_path / "lenient.toml"
     metrics = ("rows_lost", "missing", "zeros", "divergence", "categories")
-    path.write_text("[default]\n" + "".join(f"{name} = {{ warn = 0.1 }}\n" for name in metrics))
+    order_values = '["order_value_mean", "order_value_first", "order_value_last"]'
+    path.write_text(
+        "[default]\n" + "".join(f"{name} = {{ warn = 0.1 }}\n" for name in metrics)
+        + f"[[exception]]\nfeatures = {order_values}\nmean = {{ warn = 0.5 }}\n"
+    )  # fmt: skip
     return ["--skew_thresholds", str(path)]
 
 
@@ -247,8 +251,9 @@ def test_customers_unlike_the_model_s_are_not_scored_for_use(
     argv = ["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out")]
     message = refused(capsys, predict.main, argv)
     assert message.startswith("the customers are not like those the model learned from: fail: ")
-    assert "rows_lost is 0.993, accepted is at most 0.25 (3 customers, 439 in the latest" in message
-    assert "country: missing is" in message and "--skew_thresholds" in message
+    found = (tmp_path / "out" / "skew.json").read_text()
+    assert "rows_lost is 0.993, accepted is at most 0.25 (3 customers, 439 in the latest" in found
+    assert "country: missing is" in found and "--skew_thresholds" in message
     with pytest.raises(UsageError, match="not a complete predictions directory"):
         storage.read_manifest(str(tmp_path / "out"), "predictions")
     made = predict.run([*argv, *lenient])
