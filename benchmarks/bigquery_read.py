@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness, order_file
 from benchmarks.harness import OutputsDiffer
-from transforms.cli import ArgumentParser, exit_code, whole_number
+from transforms.cli import ArgumentParser, whole_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,11 +113,7 @@ class BenchmarkOptions:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return exit_code(lambda: run(argv))
-    except OutputsDiffer as difference:
-        print(f"error: the outputs differ, so there are no figures: {difference}", file=sys.stderr)
-        return 1
+    return harness.exit_code(lambda: run(argv))
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:
@@ -225,17 +221,11 @@ def verdict(rounds: Sequence[Round]) -> dict[str, Any]:
     """The benchmark's result; the aim is met when no ratio falls below its aim."""
     of_rounds = [ratios(readings) for readings in rounds]
     median = {name: round(statistics.median(each[name] for each in of_rounds), 2) for name in of_rounds[0]}
-    return {
-        "name": NAME,
-        "machine": harness.machine(PACKAGES),
-        "figures": {
-            f"{reader}, {aggregate}": asdict(Reading.typical([readings[reader, aggregate] for readings in rounds]))
-            for reader, aggregate in rounds[0]
-        },
-        "ratios": median,
-        "aim": AIM,
-        "aim_met": all(median[name] >= least for name, least in AIM.items()),
+    figures = {
+        f"{reader}, {aggregate}": Reading.typical([readings[reader, aggregate] for readings in rounds])
+        for reader, aggregate in rounds[0]
     }
+    return harness.verdict(NAME, PACKAGES, figures, median, AIM, at_least=True)
 
 
 def print_table(figures: Mapping[str, Mapping[str, float]]) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.btyd_contestant import OURS, PEER, PEER_COLLAPSED, WEEK_DAYS
 from benchmarks.harness import Measurement, OutputsDiffer
-from transforms.cli import MOST_SEED, ArgumentParser, exit_code, whole_number
+from transforms.cli import MOST_SEED, ArgumentParser, whole_number
 
 NAME = "btyd_fit"
 PACKAGES = ("lifetimes", "numpy", "pandas", "pyarrow", "scipy")
@@ -71,11 +71,7 @@ class Fit(Measurement):
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return exit_code(lambda: run(argv))
-    except OutputsDiffer as difference:
-        print(f"error: the outputs differ, so there are no figures: {difference}", file=sys.stderr)
-        return 1
+    return harness.exit_code(lambda: run(argv))
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from transforms import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +35,15 @@ _MEGABYTE = 1 << 20
 
 class OutputsDiffer(Exception):
     """Two contestants did not do the same work, so that no figure means anything; names the first difference."""
+
+
+def exit_code(benchmark: Callable[[], Any]) -> int:
+    """Runs a benchmark's command: as ``transforms.cli.exit_code``, and 1 where the outputs differ."""
+    try:
+        return cli.exit_code(benchmark)
+    except OutputsDiffer as difference:
+        print(f"error: the outputs differ, so there are no figures: {difference}", file=sys.stderr)
+        return 1
 
 
 @dataclass(frozen=True)
@@ -152,14 +163,17 @@ def print_table(rows: Mapping[str, Measurement]) -> None:
 def verdict(
     name: str,
     packages: Sequence[str],
-    figures: Mapping[str, Measurement],
+    figures: Mapping[str, Any],
     ratios: Mapping[str, float],
     aim: Mapping[str, float],
+    *,
+    at_least: bool = False,
 ) -> dict[str, Any]:
-    """The benchmark's result; the aim is met when no ratio exceeds its aim.
+    """The benchmark's result.
 
     Args:
-      aim: name of a ratio -> the most it may be.
+      figures: contestant -> what it cost, a dataclass such as ``Measurement``.
+      aim: name of a ratio -> the most it may be, or the least with ``at_least``.
     """
     return {
         "name": name,
@@ -167,7 +181,7 @@ def verdict(
         "figures": {contestant: asdict(measured) for contestant, measured in figures.items()},
         "ratios": {ratio: round(value, 3) for ratio, value in ratios.items()},
         "aim": dict(aim),
-        "aim_met": all(ratios[ratio] <= most for ratio, most in aim.items()),
+        "aim_met": all(ratios[name] >= end if at_least else ratios[name] <= end for name, end in aim.items()),
     }
 
 

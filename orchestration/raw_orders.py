@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.order_files import OrdersFormat
 from transforms import storage
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ def inspect(uri: str, how: OrdersFormat) -> RawOrders:
     try:
         filesystem, infos = storage.glob(uri)
     except OSError as error:
-        raise UsageError(f"--orders {uri!r} is not readable: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"--orders {uri!r} is not readable: {one_line(str(error), 300)}") from error
     kinds = {suffix: [i for i in infos if i.path.endswith(suffix)] for suffix in (".parquet", ".pq", ".csv", ".csv.gz")}
     parquet, csv = kinds[".parquet"] + kinds[".pq"], kinds[".csv"] + kinds[".csv.gz"]
     if parquet and csv:
@@ -182,7 +182,7 @@ def _parquet_schema(filesystem: Any, path: str, how: OrdersFormat) -> pa.Schema:
         with filesystem.open_input_file(path) as file:
             theirs = pq.ParquetFile(file).schema_arrow
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is not readable: {' '.join(str(error).split())[:300]}") from error
+        raise UsageError(f"{path} is not readable: {one_line(str(error), 300)}") from error
     ours = orders_source.our_schema(theirs, how.columns, path)
     for name in ours.names:
         if not _accepted(column := how.columns.get(name, name)):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
@@ -356,10 +356,6 @@ def message(error: GoogleAPICallError, too_large: str = "") -> str:
 
 def _instant(milliseconds: re.Match[str]) -> str:
     return f"{datetime.datetime.fromtimestamp(int(milliseconds[0]) / 1000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def one_line(text: str, most: int = 600) -> str:
-    return " ".join(text.split())[:most]
 
 
 def _reasons(error: GoogleAPICallError) -> set[str]:

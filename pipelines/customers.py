@@ -98,10 +98,7 @@ def _table_parts(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
         rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
     batches = read_bigquery.read(rows, "Orders", unit="lines", total=source.rows)
     lines = batches | "NoneMalformed" >> beam.Map(lambda batch: (batch, []))
-    parts = _from_lines(lines, source, snapshot, work)
-    # The counts are waited for by whatever completes the output.
-    counts = (parts.counts, read_bigquery.require_all(rows, batches, "Orders"))
-    return parts._replace(counts=counts | "Checked" >> beam.Flatten())
+    return _from_lines(lines, source, snapshot, work, read_bigquery.require_all(rows, batches, "Orders"))
 
 
 def _labels(snapshot: Snapshot, work: Work) -> dict[str, str]:
@@ -109,25 +106,16 @@ def _labels(snapshot: Snapshot, work: Work) -> dict[str, str]:
 
 
 def _from_lines(
-    lines: PCollection[tuple[pa.RecordBatch, list[str]]], source: OrdersSource, snapshot: Snapshot, work: Work
-) -> CustomerParts:
+    lines: PCollection[tuple[pa.RecordBatch, list[str]]], source: OrdersSource, snapshot: Snapshot, work: Work,
+    *counts: PCollection[buckets.Count],
+) -> CustomerParts:  # fmt: skip
     statements = aggregate.Statements.compile(source.schema, snapshot, work.bucket_count)
     routed = lines | "CleanAndRoute" >> beam.ParDo(
         aggregate.CleanAndRoute(statements, work.bucket_directory)
     ).with_outputs(DEAD_LETTERS_TAG, COUNTS_TAG, main="parts")
-    customers = (
-        routed.parts
-        | "GroupBuckets" >> beam.GroupByKey()
-        | "AggregateBucket"
-        >> beam.ParDo(
-            aggregate.AggregateBucket(statements, work.parts, work.bucket_count, str(snapshot.cutoff))
-        ).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
-    )
-    return CustomerParts(
-        customers.paths,
-        _summed(routed[COUNTS_TAG], customers[COUNTS_TAG], _counted(routed[DEAD_LETTERS_TAG])),
-        _merged(customers[STATISTICS_TAG]),
-        _write_letters(routed[DEAD_LETTERS_TAG], work),
+    writer = aggregate.AggregateBucket(statements, work.parts, work.bucket_count, str(snapshot.cutoff))
+    return _written(
+        routed.parts, "AggregateBucket", writer, routed[DEAD_LETTERS_TAG], work, routed[COUNTS_TAG], *counts
     )
 
 
@@ -147,14 +135,6 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
     routed = batches | "RouteCustomers" >> beam.ParDo(
         collect_customers.RouteCustomers(work.bucket_count, work.bucket_directory)
     ).with_outputs(COUNTS_TAG, main="parts")
-    customers = (
-        routed.parts
-        | "GroupBuckets" >> beam.GroupByKey()
-        | "CollectBucket"
-        >> beam.ParDo(
-            collect_customers.CollectBucket(work.parts, work.bucket_count, str(snapshot.cutoff))
-        ).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
-    )
     dead_rows = fates.dead | "RunDeadLetters" >> beam.ParDo(read_bigquery.RunQuery())
     dead_batches = read_bigquery.read(dead_rows, "DeadLetters")
     checked = (
@@ -162,12 +142,11 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
         read_bigquery.require_all(dead_rows, dead_batches, "DeadLetters"),
     )
     letters = dead_batches | "ToLetters" >> beam.FlatMap(_letters)
-    return CustomerParts(
-        customers.paths,
-        _summed(fates[COUNTS_TAG], routed[COUNTS_TAG], customers[COUNTS_TAG], _counted(letters), *checked),
-        _merged(customers[STATISTICS_TAG]),
-        _write_letters(letters, work),
-        KeepFeatures.of(query, source.features_table, snapshot) if source.features_table else None,
+    writer = collect_customers.CollectBucket(work.parts, work.bucket_count, str(snapshot.cutoff))
+    counts = (fates[COUNTS_TAG], routed[COUNTS_TAG], *checked)
+    parts = _written(routed.parts, "CollectBucket", writer, letters, work, *counts)
+    return parts._replace(
+        keep=KeepFeatures.of(query, source.features_table, snapshot) if source.features_table else None
     )
 
 
@@ -199,6 +178,28 @@ def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
     raw = lines.drop_columns(["reason"])
     raw = raw.rename_columns([name.removeprefix(RAW_PREFIX) for name in raw.schema.names])
     return dead_letters.of_lines(raw, lines["reason"].to_pylist())
+
+
+def _written(
+    routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket,
+    letters: PCollection[dead_letters.DeadLetter], work: Work, *counts: PCollection[buckets.Count],
+) -> CustomerParts:  # fmt: skip
+    """The common end of every way: each bucket's customers written and described, letters written, counts summed.
+
+    Args:
+      counts: what was counted before; empty ones are only waited for.
+    """
+    customers = (
+        routed
+        | "GroupBuckets" >> beam.GroupByKey()
+        | label >> beam.ParDo(writer).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
+    )
+    return CustomerParts(
+        customers.paths,
+        _summed(*counts, customers[COUNTS_TAG], _counted(letters)),
+        _merged(customers[STATISTICS_TAG]),
+        _write_letters(letters, work),
+    )
 
 
 def _summed(*counts: PCollection[buckets.Count]) -> PCollection[buckets.Count]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines import bigquery, features_table
 from pipelines.bigquery import Query, Table
@@ -37,7 +37,7 @@ class KeepFeatures:
         # Without the limit of bytes: what it scans has been paid for.
         copy = Query(
             customers.name.replace("-customers-", "-table-"), customers.project, sql, customers.location, customers.labels,
-            destination=Table(table.project, table.dataset, table.table, snapshot.cutoff),
+            destination=replace(table, partition=snapshot.cutoff),
             partitioned_by=features_table.PARTITION, clustered_by=features_table.CLUSTERING,
         )  # fmt: skip
         return cls(customers.destination, copy)
@@ -52,7 +52,7 @@ class KeepFeatures:
 
         target = self.copy.destination
         assert target is not None
-        features_table.create(self.copy.project, Table(target.project, target.dataset, target.table))
+        features_table.create(self.copy.project, replace(target, partition=None))
         bigquery.run(self.copy)
         try:
             bigquery.client(self.copy.project).delete_table(self.staged.reference, not_found_ok=True)

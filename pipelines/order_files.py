@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import orders_source
 from pipelines.orders_source import COLUMNS, OrdersSource
 from transforms import schema, storage
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +121,7 @@ def read_split_with_malformed(
         for batch, malformed in batches:
             yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
     except (pa.ArrowException, UnicodeError, OSError) as error:
-        raise UsageError(f"--orders {split.uri!r}: {split.path} is not readable: {_one_line(error)}") from error
+        raise UsageError(f"--orders {split.uri!r}: {split.path} is not readable: {_readable(error)}") from error
 
 
 def _is_parquet(path: str) -> bool:
@@ -145,11 +145,11 @@ def _layout(filesystem: Any, path: str, uri: str, how: OrdersFormat) -> tuple[pa
             parquet = pq.ParquetFile(file)
             return parquet.schema_arrow, list(_row_group_splits(parquet.metadata, uri, path))
     except (pa.ArrowException, UnicodeError, OSError, LookupError) as error:
-        raise UsageError(f"--orders {uri!r}: {path} is not readable: {_one_line(error)}") from error
+        raise UsageError(f"--orders {uri!r}: {path} is not readable: {_readable(error)}") from error
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
+def _readable(error: BaseException) -> str:
+    text = one_line(str(error), 300)
     return f"{text}; another encoding is named by --csv_encoding, such as latin-1" if "UTF8" in text else text
 
 

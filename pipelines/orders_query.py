@@ -15,9 +15,9 @@ import sqlglot
 from sqlglot import expressions as sge
 from sqlglot.tokens import TokenType
 
-from pipelines.bigquery import Table, one_line
+from pipelines.bigquery import Table
 from transforms import storage
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 
 _DIALECT = "bigquery"
 _UNSTABLE = (

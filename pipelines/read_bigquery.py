@@ -19,7 +19,7 @@ from apache_beam.pvalue import AsSingleton, PCollection
 from pipelines import bigquery, orders_source
 from pipelines.bigquery import Query, Table
 from transforms import progress
-from transforms.errors import UsageError
+from transforms.errors import UsageError, one_line
 from transforms.pushdown import FATE, LINES
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def read_stream(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
 
     columns: pa.Schema | None = None
     pages: list[pa.RecordBatch] = []
+    held = 0  # rows
     try:
         # Iterated itself, not its pages: the stream goes on after the last row that came when a connection breaks.
         for message in bigquery.storage_client().read_rows(stream):
@@ -88,15 +89,16 @@ def read_stream(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
                 columns = pa.ipc.read_schema(pa.py_buffer(message.arrow_schema.serialized_schema))
             page = pa.ipc.read_record_batch(pa.py_buffer(message.arrow_record_batch.serialized_record_batch), columns)
             pages.append(page)
-            if sum(held.num_rows for held in pages) >= BATCH_ROWS:
+            held += page.num_rows
+            if held >= BATCH_ROWS:
                 yield rows.named(pa.concat_batches(pages))
-                pages = []
+                pages, held = [], 0
         if pages:
             yield rows.named(pa.concat_batches(pages))
     except (exceptions.NotFound, exceptions.FailedPrecondition) as error:
         raise UsageError(
             f"reading {rows.table}: its read session has ended before all rows were read (sessions last six hours): "
-            f"run the step again, with more workers; BigQuery says: {bigquery.one_line(error.message)}"
+            f"run the step again, with more workers; BigQuery says: {one_line(error.message)}"
         ) from error
     except exceptions.ClientError as error:
         if bigquery.may_pass(error):

@@ -91,7 +91,7 @@ class CleanAndRoute(buckets.Routing):
             yield pvalue.TaggedOutput(DEAD_LETTERS_TAG, letter)
 
 
-class AggregateBucket(buckets.WriteBucket):
+class AggregateBucket(buckets.Connected, buckets.WriteBucket):
     """(bucket, parts of order lines) -> the path of the bucket's customers, one row each."""
 
     def __init__(self, statements: Statements, directory: str, bucket_count: int, snapshot: str = "") -> None:

@@ -60,17 +60,21 @@ class Counting(beam.DoFn):
             yield pvalue.TaggedOutput(COUNTS_TAG, at_bundle_end(count))
 
 
-class Routing(Counting):
-    """A DoFn that routes rows to the buckets of their customers, as ``(bucket, part)``."""
-
-    def __init__(self, bucket_directory: str | None) -> None:
-        self.bucket_directory = bucket_directory
+class Connected(beam.DoFn):
+    """A DoFn with a DuckDB of its own."""
 
     def setup(self) -> None:
         self.connection = engines.duckdb_connection()
 
     def teardown(self) -> None:
         self.connection.close()
+
+
+class Routing(Connected, Counting):
+    """A DoFn that routes rows to the buckets of their customers, as ``(bucket, part)``."""
+
+    def __init__(self, bucket_directory: str | None) -> None:
+        self.bucket_directory = bucket_directory
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -152,12 +156,6 @@ class WriteBucket(Counting):
         self.directory = directory
         self.buckets = buckets
         self.snapshot = snapshot
-
-    def setup(self) -> None:
-        self.connection = engines.duckdb_connection()
-
-    def teardown(self) -> None:
-        self.connection.close()
 
     def write(self, bucket: int, customers: pa.Table) -> Iterator[Any]:
         """Args: customers: sorted by id. Yields: the path of the file and, tagged, the statistics; none for no customer."""

@@ -13,5 +13,10 @@ class JobFailed(RuntimeError):
     """Work ended without its output though nothing was wrong with the arguments; one line: what, why, where to read more."""
 
 
+def one_line(text: str, most: int = 600) -> str:
+    """Anybody's message as a part of ours."""
+    return " ".join(text.split())[:most]
+
+
 def rejected(argument: str, value: Any, accepted: str) -> UsageError:
     return UsageError(f"{argument} {value!r} is not usable: accepted is {accepted}")
