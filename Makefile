@@ -86,7 +86,7 @@ tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
 
 lock: setup ## requirements.lock anew from pyproject.toml, and the emulators'
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev \
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --extra tune \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.13 --generate-hashes --overrides tests/emulators/overrides.txt \
 		--custom-compile-command "make lock" --output-file tests/emulators/requirements.lock tests/emulators/requirements.in
