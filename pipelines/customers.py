@@ -17,8 +17,8 @@ from apache_beam.pvalue import PCollection
 from pipelines import order_files
 from pipelines.order_files import OrderFiles
 from pipelines.orders_source import OrdersSource
-from transforms import aggregate, buckets, dead_letters, progress, storage
-from transforms.buckets import COUNTS_TAG, DEAD_LETTERS_TAG, STATISTICS_TAG
+from transforms import activity, aggregate, buckets, dead_letters, progress, storage
+from transforms.buckets import ACTIVITY_TAG, COUNTS_TAG, DEAD_LETTERS_TAG, STATISTICS_TAG
 from transforms.customer_features import Snapshot
 from transforms.statistics import Statistics
 
@@ -39,6 +39,7 @@ class CustomerParts(NamedTuple):
     paths: PCollection[str]  # Parquet parts of schema.CUSTOMERS
     counts: PCollection[buckets.Count]
     statistics: PCollection[Statistics]  # one, of all customers
+    activity: PCollection[pa.Table]  # one, of all customers: activity.COLUMNS
     dead_letters: PCollection[Any]  # complete once they are written
     keep: KeepFeatures | None = None  # for the end of the job
 
@@ -114,9 +115,8 @@ def _from_lines(
         aggregate.CleanAndRoute(statements, work.bucket_directory)
     ).with_outputs(DEAD_LETTERS_TAG, COUNTS_TAG, main="parts")
     writer = aggregate.AggregateBucket(statements, work.parts, work.bucket_count, str(snapshot.cutoff))
-    return _written(
-        routed.parts, "AggregateBucket", writer, routed[DEAD_LETTERS_TAG], work, routed[COUNTS_TAG], *counts
-    )
+    made = _made(routed.parts, "AggregateBucket", writer)
+    return _written(made, made[ACTIVITY_TAG], routed[DEAD_LETTERS_TAG], work, routed[COUNTS_TAG], *counts)
 
 
 def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
@@ -130,7 +130,9 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
     query = source.query(f"clv-customers-{work.attempt}", source.customers_sql(snapshot), labels, destination=staged)
     dead = source.query(f"clv-dead-letters-{work.attempt}", source.dead_lines_sql(), labels)
     rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
-    fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(COUNTS_TAG, _CUSTOMERS_TAG, main="dead")
+    fates = rows | "Fates" >> beam.ParDo(_Fates(dead)).with_outputs(
+        COUNTS_TAG, ACTIVITY_TAG, _CUSTOMERS_TAG, main="dead"
+    )
     batches = read_bigquery.read(fates[_CUSTOMERS_TAG], "Customers", unit="customers")
     routed = batches | "RouteCustomers" >> beam.ParDo(
         collect_customers.RouteCustomers(work.bucket_count, work.bucket_directory)
@@ -144,28 +146,32 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
     letters = dead_batches | "ToLetters" >> beam.FlatMap(_letters)
     writer = collect_customers.CollectBucket(work.parts, work.bucket_count, str(snapshot.cutoff))
     counts = (fates[COUNTS_TAG], routed[COUNTS_TAG], *checked)
-    parts = _written(routed.parts, "CollectBucket", writer, letters, work, *counts)
+    made = _made(routed.parts, "CollectBucket", writer)
+    parts = _written(made, fates[ACTIVITY_TAG], letters, work, *counts)
     return parts._replace(
         keep=KeepFeatures.of(query, source.features_table, snapshot) if source.features_table else None
     )
 
 
 class _Fates(beam.DoFn):
-    """The rows of a pushdown's result -> its counts, those of its rows that are customers, and the query for the
-    dead letters where it has some."""
+    """The rows of a pushdown's result -> its counts, its activity, those of its rows that are customers, and the query
+    for the dead letters where it has some."""
 
     def __init__(self, dead: Query) -> None:
         self.dead = dead
 
     def process(self, rows: Rows) -> Iterator[Any]:
         from pipelines import read_bigquery
-        from transforms import collect_customers, pushdown
+        from transforms import collect_customers, pushdown, schema
 
-        fates = read_bigquery.read_fates(rows)
+        others = read_bigquery.read_others(rows)
         assert rows.count is not None
-        customers = replace(rows, restriction=f"{pushdown.FATE} IS NULL", count=rows.count - len(fates))
+        columns = tuple((name, name) for name in (*schema.names(schema.CUSTOMERS), pushdown.LINES))
+        count = rows.count - others.num_rows
+        customers = replace(rows, columns=columns, restriction=f"{pushdown.FATE} IS NULL", count=count)
         yield pvalue.TaggedOutput(_CUSTOMERS_TAG, customers)
-        counts = list(collect_customers.count_fates(fates))
+        yield pvalue.TaggedOutput(ACTIVITY_TAG, collect_customers.activity_of(others))
+        counts = list(collect_customers.count_fates(collect_customers.fates_of(others)))
         for count in counts:
             yield pvalue.TaggedOutput(COUNTS_TAG, count)
         if any(kind == "dead_letters" for (kind, _), _ in counts):
@@ -180,24 +186,28 @@ def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
     return dead_letters.of_lines(raw, lines["reason"].to_pylist())
 
 
+def _made(routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket) -> Any:
+    """What the writer makes of each bucket, by tag; the paths of the parts are ``paths``."""
+    tags = (COUNTS_TAG, STATISTICS_TAG, ACTIVITY_TAG)
+    return routed | "GroupBuckets" >> beam.GroupByKey() | label >> beam.ParDo(writer).with_outputs(*tags, main="paths")
+
+
 def _written(
-    routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket,
-    letters: PCollection[dead_letters.DeadLetter], work: Work, *counts: PCollection[buckets.Count],
+    made: Any, days: PCollection[pa.Table], letters: PCollection[dead_letters.DeadLetter], work: Work,
+    *counts: PCollection[buckets.Count],
 ) -> CustomerParts:  # fmt: skip
-    """The common end of every way: each bucket's customers written and described, letters written, counts summed.
+    """The common end of every way: counts, statistics and activity summed, letters written.
 
     Args:
+      made: as ``_made`` gives it.
+      days: the activity, in as many parts as there are.
       counts: what was counted before; empty ones are only waited for.
     """
-    customers = (
-        routed
-        | "GroupBuckets" >> beam.GroupByKey()
-        | label >> beam.ParDo(writer).with_outputs(COUNTS_TAG, STATISTICS_TAG, main="paths")
-    )
     return CustomerParts(
-        customers.paths,
-        _summed(*counts, customers[COUNTS_TAG], _counted(letters)),
-        _merged(customers[STATISTICS_TAG]),
+        made.paths,
+        _summed(*counts, made[COUNTS_TAG], _counted(letters)),
+        _merged(made[STATISTICS_TAG]),
+        days | "MergeActivity" >> beam.CombineGlobally(activity.merge).without_defaults(),
         _write_letters(letters, work),
     )
 

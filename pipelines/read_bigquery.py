@@ -20,7 +20,7 @@ from pipelines import bigquery, orders_source
 from pipelines.bigquery import Query, Table
 from transforms import progress
 from transforms.errors import UsageError, one_line
-from transforms.pushdown import FATE, LINES
+from transforms.pushdown import ACTIVITY_COLUMNS, FATE, LINES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -192,8 +192,12 @@ def _require_all(rows: Rows, read: int) -> list[Any]:
     return []
 
 
-def read_fates(rows: Rows) -> list[tuple[str, int]]:
-    """(fate, lines) of a pushdown's result."""
-    few = replace(rows, columns=((FATE, FATE), (LINES, LINES)), restriction=f"{FATE} IS NOT NULL")
-    batches = [batch for stream in open_session(few).streams for batch in read_stream(few, stream.name)]
-    return [(row[FATE], row[LINES]) for batch in batches for row in batch.to_pylist()]
+def read_others(rows: Rows) -> pa.Table:
+    """The rows of a pushdown's result that are no customers: its fates and its activity."""
+    import pyarrow as pa
+
+    columns = tuple((name, name) for name in (FATE, LINES, *ACTIVITY_COLUMNS))
+    few = replace(rows, columns=columns, restriction=f"{FATE} IS NOT NULL")
+    return pa.Table.from_batches(
+        [batch for stream in open_session(few).streams for batch in read_stream(few, stream.name)]
+    )

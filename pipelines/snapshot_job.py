@@ -17,7 +17,7 @@ from apache_beam.pvalue import AsList, PCollection
 
 from pipelines import customers, run_job
 from pipelines.customers import CustomerParts, Work
-from transforms import schema, skew, statistics, storage, version
+from transforms import activity, schema, skew, statistics, storage, version
 from transforms.buckets import Count, bucket_count
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
@@ -25,6 +25,8 @@ from transforms.skew_thresholds import Thresholds
 from transforms.statistics import Statistics
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipelines.keep_features import KeepFeatures
     from pipelines.orders_source import OrdersSource
 
@@ -164,6 +166,7 @@ class _Complete(beam.DoFn):
         counts: list[Count],
         parts: list[dict[str, Any]],
         described: list[Statistics],
+        days: list[pa.Table],
         *written: list[Any],
     ) -> Iterator[dict[str, Any]]:
         this = self.completion
@@ -176,6 +179,9 @@ class _Complete(beam.DoFn):
         rows = sum(ledger.customers.values())
         if sum(part["rows"] for part in parts) != rows or sum(split.rows for split in described) != rows:
             raise RuntimeError(f"{rows} customers were counted, but the parts or the statistics hold others: {parts}")
+        (daily,) = days
+        if (first_days := sum(daily["first_days"].to_pylist())) != rows:
+            raise RuntimeError(f"{rows} customers were counted, but {first_days} first days")
         content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **this.content}
         content["parts"] = sorted(parts, key=lambda part: part["name"])
         if ledger.dead_letters:
@@ -194,7 +200,15 @@ class _Complete(beam.DoFn):
             storage.require_attempt(this.output, this.attempt)
             self.keep.run()
         clear_scratch(this.output, this.attempt)
+        content |= _activity(daily)  # last: it is long
         yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
+
+
+def _activity(daily: pa.Table) -> dict[str, Any]:
+    content: dict[str, Any] = {"activity": activity.by_day(daily)}
+    if daily.num_rows > activity.MOST_DAYS:
+        content["activity_days_left_out"] = daily.num_rows - activity.MOST_DAYS
+    return content
 
 
 def _infer_schema(customers: Statistics, uri: str) -> None:
@@ -294,6 +308,7 @@ def complete(
             AsList(customer_parts.counts),
             AsList(parts),
             AsList(customer_parts.statistics),
+            AsList(customer_parts.activity),
             *map(AsList, (customer_parts.dead_letters, *written)),
         )
     )
@@ -329,6 +344,8 @@ def report(kind: str, manifest: dict[str, Any], output: str) -> None:
     for name in ("excluded", "dead_letters"):
         for reason, count in lines[name].items():
             print(f"  {name.replace('_', ' ')}: {count:,} {reason}", file=sys.stderr)
+    if "activity_days_left_out" in manifest:
+        print(f"  activity: the first {manifest['activity_days_left_out']:,} days are left out", file=sys.stderr)
     for line in manifest.get("anomalies", ()):
         print(f"  not as the data schema says: {line}", file=sys.stderr)
     for line in manifest.get("skew", ()):

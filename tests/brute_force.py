@@ -334,6 +334,36 @@ def line_audit(
     return {"used": used, "excluded": excluded}
 
 
+@dataclass
+class Day:
+    """What the population did on a day."""
+
+    order_days: int = 0
+    first_days: int = 0
+    value: Decimal = ZERO
+
+
+def daily_activity(
+    orders: Iterable[Row], cutoff: date, horizon_days: int, history_days: int | None = None, labels: bool = True
+) -> dict[date, Day]:
+    """The days on which customers of the population have used lines. Arguments as for ``customer_features``."""
+    history = _history(cutoff, history_days)
+    future = _label_window(cutoff, horizon_days, labels)
+    days: dict[date, Day] = {}
+    for lines in _by_customer(orders).values():
+        placed = placed_orders(line for line in lines if line["order_day"] in history)
+        if not placed:
+            continue
+        own_days = {order.day for order in placed}
+        for day in {line["order_day"] for line in lines if line["order_day"] in history or line["order_day"] in future}:
+            value = _total(line for line in lines if line["order_day"] == day)
+            found = days.setdefault(day, Day())
+            found.order_days += day in own_days if day < cutoff else value > 0
+            found.first_days += day == min(own_days)
+            found.value = EXACT.add(found.value, value)
+    return days
+
+
 def split_of(customer_id: str) -> str:
     digits = hashlib.md5(customer_id.encode(), usedforsecurity=False).hexdigest()[:4]
     if digits < "cccd":

@@ -9,7 +9,7 @@ import ibis
 import pyarrow as pa
 
 from tests import order_strategies
-from transforms import clean_orders, customer_features, engines, schema
+from transforms import activity, clean_orders, customer_features, engines, schema
 from transforms.customer_features import Snapshot
 
 ORDERS_SCHEMA = schema.arrow_schema(schema.ORDERS)
@@ -26,6 +26,13 @@ def clean_sql(raw_schema: pa.Schema, engine: engines.Engine) -> str:
 def features_sql(snapshot: Snapshot, engine: engines.Engine) -> str:
     orders = ibis.table(ibis.Schema.from_pyarrow(ORDERS_SCHEMA), name="orders")
     return engines.compile_sql(customer_features.customer_features(orders, snapshot), engine)
+
+
+@functools.cache
+def activity_sql(snapshot: Snapshot, engine: engines.Engine) -> str:
+    orders = ibis.table(ibis.Schema.from_pyarrow(ORDERS_SCHEMA), name="orders")
+    sequence = customer_features.order_sequence(orders, snapshot)
+    return engines.compile_sql(activity.daily_activity(orders, sequence, snapshot), engine)
 
 
 def on_duckdb(sql: str, **tables: pa.Table) -> pa.Table:

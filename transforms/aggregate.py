@@ -2,7 +2,7 @@
 
     raw batches --CleanAndRoute--> (bucket, part) --GroupByKey--> AggregateBucket --> raw/part-*.parquet
                        |                                               |
-                       +--> dead letters, counts                       +--> counts
+                       +--> dead letters, counts                       +--> counts, activity
 
 A bucket holds all lines of its customers, so each bucket's features are final.
 """
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ibis
 from apache_beam import pvalue
 
-from transforms import buckets, clean_orders, customer_features, dead_letters, engines, schema
-from transforms.buckets import DEAD_LETTERS_TAG
+from transforms import activity, buckets, clean_orders, customer_features, dead_letters, engines, schema
+from transforms.buckets import ACTIVITY_TAG, DEAD_LETTERS_TAG
 from transforms.customer_features import Snapshot
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ class Statements:
     """The compiled SQL of one job, made once at construction so that workers need no Ibis."""
 
     clean: str
+    sequence: str
     aggregate: str
     population: str
+    activity: str
 
     @classmethod
     def compile(cls, raw_schema: pa.Schema, snapshot: Snapshot, bucket_count: int) -> Statements:
@@ -41,12 +43,16 @@ class Statements:
         windowed = cleaned.mutate(reason=ibis.coalesce(cleaned.reason, outside))
         orders_schema = schema.arrow_schema(schema.ORDERS)
         orders = ibis.table(ibis.Schema.from_pyarrow(orders_schema), name="orders")
-        aggregates = customer_features.customer_aggregates(orders, snapshot)
+        in_sequence = customer_features.order_sequence(orders, snapshot)
+        sequence = ibis.table(in_sequence.schema(), name="sequence")
+        aggregates = customer_features.customer_aggregates(orders, sequence, snapshot)
         known = customer_features.population(ibis.table(aggregates.schema(), name="aggregates"))
         return cls(
             clean=f"SELECT *, {buckets.bucket_sql(bucket_count)} FROM ({engines.compile_sql(windowed, 'duckdb')})",
+            sequence=engines.compile_sql(in_sequence, "duckdb"),
             aggregate=engines.compile_sql(aggregates, "duckdb"),
             population=engines.compile_sql(known.order_by("customer_id"), "duckdb"),
+            activity=engines.compile_sql(activity.daily_activity(orders, sequence, snapshot), "duckdb"),
         )
 
 
@@ -103,21 +109,30 @@ class AggregateBucket(buckets.Connected, buckets.WriteBucket):
 
         bucket, parts = element
         orders = pa.concat_tables([buckets.read_part(part) for part in parts])
-        customers, lines, unknown = aggregate(self.connection, self.statements, orders)
+        customers, days, lines, unknown = aggregate(self.connection, self.statements, orders)
         del orders
         self.counts["routed", ""] += lines
         self.counts["excluded", "no_order_before_cutoff"] += unknown
         self.counts["used", ""] += lines - unknown
+        yield pvalue.TaggedOutput(ACTIVITY_TAG, days)
         yield from self.write(bucket, customers)
 
 
-def aggregate(
-    connection: duckdb.DuckDBPyConnection, statements: Statements, orders: pa.Table
-) -> tuple[pa.Table, int, int]:
-    """Customers (``schema.CUSTOMERS``, sorted by id), lines aggregated, and lines of no one in the population."""
+class Aggregated(NamedTuple):
+    customers: pa.Table  # schema.CUSTOMERS, sorted by id
+    activity: pa.Table  # activity.COLUMNS
+    lines: int
+    unknown: int  # lines of no one in the population
+
+
+def aggregate(connection: duckdb.DuckDBPyConnection, statements: Statements, orders: pa.Table) -> Aggregated:
+    """What all order lines of some customers (``schema.ORDERS``, usable ones) make."""
     connection.register("orders", orders)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE sequence AS {statements.sequence}")
     connection.execute(f"CREATE OR REPLACE TEMP TABLE aggregates AS {statements.aggregate}")
+    days = connection.sql(statements.activity).to_arrow_table()
     connection.unregister("orders")
+    connection.execute("DROP TABLE sequence")
     customers = connection.sql(statements.population).to_arrow_table()
     counted = connection.execute(
         "SELECT CAST(coalesce(sum(window_lines), 0) AS BIGINT),"
@@ -125,4 +140,8 @@ def aggregate(
     ).fetchone()
     connection.execute("DROP TABLE aggregates")
     assert counted is not None
-    return customers.cast(schema.arrow_schema(schema.CUSTOMERS)), counted[0], counted[1]
+    return Aggregated(
+        customers.cast(schema.arrow_schema(schema.CUSTOMERS)),
+        days.cast(schema.arrow_schema(activity.COLUMNS)),
+        *counted,
+    )

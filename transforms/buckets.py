@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LINES_PER_BUCKET = 250_000
 # Rows routed at a time; larger runs make fewer, larger parts.
 ROUTED_ROWS = 524_288
-DEAD_LETTERS_TAG, COUNTS_TAG, STATISTICS_TAG = "dead_letters", "counts", "statistics"
+DEAD_LETTERS_TAG, COUNTS_TAG, STATISTICS_TAG, ACTIVITY_TAG = "dead_letters", "counts", "statistics", "activity"
 
 Count = tuple[tuple[str, str], int]  # ((kind, name), how many): kinds are "read", "used", "excluded", ...
 

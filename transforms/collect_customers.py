@@ -11,11 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from transforms import buckets, schema
-from transforms.pushdown import FATE, LINES, ROUTED, UNKNOWN
+from transforms import activity, buckets, schema
+from transforms.pushdown import ACTIVITY, ACTIVITY_COLUMNS, FATE, LINES, ROUTED, UNKNOWN
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def fates_of(others: pa.Table) -> list[tuple[str, int]]:
+    """(fate, lines) of a pushed-down query's rows that are no customers."""
+    fates = zip(others[FATE].to_pylist(), others[LINES].to_pylist(), strict=True)
+    return [(fate, lines) for fate, lines in fates if fate != ACTIVITY]
+
+
+def activity_of(others: pa.Table) -> pa.Table:
+    """The activity (``activity.COLUMNS``) among a pushed-down query's rows that are no customers."""
+    import pyarrow.compute as pc
+
+    days = others.filter(pc.equal(others[FATE], ACTIVITY)).select(list(ACTIVITY_COLUMNS))
+    return days.rename_columns(ACTIVITY_COLUMNS).cast(schema.arrow_schema(activity.COLUMNS))
 
 
 def count_fates(fates: Iterable[tuple[str, int]]) -> Iterator[buckets.Count]:
@@ -42,7 +56,7 @@ class RouteCustomers(buckets.Routing):
 
         self.counts["used", ""] += pc.sum(batch[LINES]).as_py() or 0
         self.connection.register("customers", batch)
-        sql = f"SELECT * EXCLUDE ({FATE}, {LINES}), {buckets.bucket_sql(self.bucket_count)} FROM customers"
+        sql = f"SELECT * EXCLUDE ({LINES}), {buckets.bucket_sql(self.bucket_count)} FROM customers"
         yield from self.route(self.connection.sql(sql).to_arrow_table())
 
 

@@ -65,7 +65,7 @@ def customer_features(orders: ir.Table, snapshot: Snapshot) -> ir.Table:
     Returns:
       The columns of ``schema.CUSTOMERS``, in no particular order of rows.
     """
-    return population(customer_aggregates(orders, snapshot))
+    return population(customer_aggregates(orders, order_sequence(orders, snapshot), snapshot))
 
 
 def population(aggregates: ir.Table, also: tuple[str, ...] = ()) -> ir.Table:
@@ -81,18 +81,31 @@ def population(aggregates: ir.Table, also: tuple[str, ...] = ()) -> ir.Table:
     )
 
 
-def customer_aggregates(orders: ir.Table, snapshot: Snapshot) -> ir.Table:
+def customer_aggregates(orders: ir.Table, sequence: ir.Table, snapshot: Snapshot) -> ir.Table:
     """One row for every customer with a line inside the window, in the population or not.
+
+    Args:
+      orders: as for ``customer_features``.
+      sequence: their ``order_sequence``.
 
     Beyond ``schema.CUSTOMERS`` it holds ``window_lines``, all of the customer's lines inside the
     window: what the line counts of a manifest are reconciled with.
     """
-    inside = orders.filter(outside_window(orders.order_day, snapshot).isnull())
-    past = inside.filter(inside.order_day < snapshot.cutoff)
+    inside, past = windowed(orders, snapshot)
     joined = _line_aggregates(inside, snapshot)
-    for part in (_order_aggregates(past, snapshot), _future_orders(inside, snapshot), *(_top(past, c) for c in _TOPS)):
+    for part in (
+        _order_aggregates(sequence, snapshot),
+        _future_orders(inside, snapshot),
+        *(_top(past, c) for c in _TOPS),
+    ):
         joined = joined.left_join(part, "customer_id", rname="{name}_right").drop("customer_id_right")
     return _derive(joined, snapshot)
+
+
+def windowed(orders: ir.Table, snapshot: Snapshot) -> tuple[ir.Table, ir.Table]:
+    """(the lines that a snapshot sees at all, those of them before its cutoff)."""
+    inside = orders.filter(outside_window(orders.order_day, snapshot).isnull())
+    return inside, inside.filter(inside.order_day < snapshot.cutoff)
 
 
 def _total(amount: ir.DecimalValue, where: ir.BooleanValue) -> ir.DecimalValue:
@@ -128,8 +141,15 @@ def _line_aggregates(lines: ir.Table, snapshot: Snapshot) -> ir.Table:
     )
 
 
-def _order_aggregates(past: ir.Table, snapshot: Snapshot) -> ir.Table:
-    """One row a customer from its orders: lines grouped by order id, or by day where there is none."""
+def order_sequence(orders: ir.Table, snapshot: Snapshot) -> ir.Table:
+    """The orders before the cutoff: lines grouped by order id, or by day where there is none, that sum to more than 0.
+
+    Returns:
+      A row an order: ``customer_id, order_day, order_value, units``; the order days of the customer's ``previous_day``
+      and ``next_day`` order, null at the ends, and the ``gap`` to the former in days; the ``mean`` of the customer's
+      order values and this one's ``deviation``.
+    """
+    _, past = windowed(orders, snapshot)
     # The day is part of the key only without an id; a constant stands in for it otherwise.
     keyed = past.mutate(
         order_key=past.order_id.fill_null(""),
@@ -142,18 +162,23 @@ def _order_aggregates(past: ir.Table, snapshot: Snapshot) -> ir.Table:
         order_day=keyed.order_day.min(),
         units=keyed.units.sum().cast(_MONEY),
     )
-    orders = groups.filter(groups.order_value > 0)
+    placed = groups.filter(groups.order_value > 0)
     by_customer = ibis.window(group_by="customer_id")
     in_time = ibis.window(group_by="customer_id", order_by=["order_time", "order_key"])
-    sequence = orders.mutate(
-        previous_day=orders.order_day.lag().over(in_time),
-        next_day=orders.order_day.lead().over(in_time),
-        mean=orders.order_value.sum().over(by_customer).cast(_FLOAT) / orders.count().over(by_customer).cast(_FLOAT),
-    )
-    measured = sequence.mutate(
+    sequence = placed.select(
+        "customer_id", "order_day", "order_value", "units",
+        previous_day=placed.order_day.lag().over(in_time),
+        next_day=placed.order_day.lead().over(in_time),
+        mean=placed.order_value.sum().over(by_customer).cast(_FLOAT) / placed.count().over(by_customer).cast(_FLOAT),
+    )  # fmt: skip
+    return sequence.mutate(
         gap=sequence.order_day.delta(sequence.previous_day, unit="day").cast(_INT),
         deviation=sequence.order_value.cast(_FLOAT) - sequence["mean"],
     )
+
+
+def _order_aggregates(measured: ir.Table, snapshot: Snapshot) -> ir.Table:
+    """One row a customer from its orders."""
     first, last = measured.previous_day.isnull(), measured.next_day.isnull()
     year_start, year_end = snapshot.year_ago
     windows = {}

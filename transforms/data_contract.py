@@ -1,4 +1,4 @@
-"""Writes ``docs/data_contract.md`` from ``transforms/schema.py``.
+"""Writes ``docs/data_contract.md`` from ``transforms/schema.py`` (and the activity's columns).
 
     python -m transforms.data_contract > docs/data_contract.md
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transforms import schema
+from transforms import activity, schema
 
 PREAMBLE = """\
 # Data contract
@@ -51,6 +51,16 @@ compared and ordered by Unicode code points and by value; nothing is trimmed.
 
 """
 
+ACTIVITY = f"""\
+## Activity
+
+What the customers of the population did on each UTC day, in a manifest as `activity`:
+`{{"2011-08-08": [order_days, first_days, "value"], ...}}`, money as decimal text. Their lines in `[C, C+H)` are in it where
+there are labels. A day on which none of them has a line is not named; of more than {activity.MOST_DAYS:,} days the last are kept, and
+`activity_days_left_out` says how many there are before them.
+
+"""
+
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
@@ -87,6 +97,7 @@ def page() -> str:
         + _reasons(schema.DEAD_LETTERS),
         "## Features\n\nOne row a customer of the population.\n\n" + _table(schema.FEATURES, model=True),
         "## Labels\n\nOver all lines of the customer in `[C, C+H)`, orders or not.\n\n" + _table(schema.LABELS),
+        ACTIVITY + _table(activity.COLUMNS),
         "## Split\n\n" + _table([schema.SPLIT]),
         "## Predictions\n\nOne row a customer of the population as of `as_of`.\n\n" + _table(schema.PREDICTIONS),
     ]

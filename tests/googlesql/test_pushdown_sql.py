@@ -19,9 +19,9 @@ from pipelines.orders_query import NamedTable, OrdersQuery, as_of
 from tests import brute_force, order_strategies
 from tests.googlesql.service import GoogleSql
 from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS
-from tests.pipelines.features_data import expected_customers, expected_lines
+from tests.pipelines.features_data import expected_customers, expected_lines, numbers
 from tests.pipelines.orders_queries import QUERIES
-from transforms import collect_customers, schema
+from transforms import activity, collect_customers, schema
 from transforms.customer_features import Snapshot
 from transforms.pushdown import FATE, LINES
 
@@ -125,14 +125,19 @@ def test_customers_and_fates_of_awkward_orders(googlesql: GoogleSql, snapshot: S
     rows = order_strategies.awkward_orders()
     sql = source(TYPES["text"], at_any_time).customers_sql(snapshot)
     found = googlesql.evaluate(sql, {ORDERS: order_strategies.to_table(rows)})
-    customers = found.filter(pc.is_null(found[FATE])).drop_columns([FATE, LINES])
+    customers = found.filter(pc.is_null(found[FATE])).select(schema.names(schema.CUSTOMERS))
     window = {"history_days": snapshot.history_days, "labels": snapshot.labels}
     if snapshot.horizon_days == HORIZON_DAYS:
         brute_force.assert_equal(expected_customers(rows, **window), customers)
     orders, _ = brute_force.clean(rows)
     expected = brute_force.customer_features(orders, snapshot.cutoff, snapshot.horizon_days, **window)
     brute_force.assert_equal(expected, customers)
-    fates = [(row[FATE], row[LINES]) for row in found.to_pylist() if row[FATE]]
+    others = found.filter(pc.is_valid(found[FATE]))
+    assert numbers(activity.by_day(collect_customers.activity_of(others))) == {
+        str(day): [did.order_days, did.first_days, did.value]
+        for day, did in brute_force.daily_activity(orders, snapshot.cutoff, snapshot.horizon_days, **window).items()
+    }
+    fates = collect_customers.fates_of(others)
     counts: dict[tuple[str, str], int] = {}
     for key, lines in collect_customers.count_fates(fates):
         counts[key] = counts.get(key, 0) + lines

@@ -10,6 +10,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,17 @@ def expected_lines(rows: list[Row], **options: Any) -> dict[str, Any]:
 
 def expected_customers(rows: list[Row], **options: Any) -> dict[str, Row]:
     return brute_force.customer_features(brute_force.clean(rows)[0], CUTOFF, HORIZON_DAYS, **options)
+
+
+def expected_activity(rows: list[Row], **options: Any) -> dict[str, list[Any]]:
+    """``manifest["activity"]`` by the brute force, its money as numbers: see ``numbers``."""
+    days = brute_force.daily_activity(brute_force.clean(rows)[0], CUTOFF, HORIZON_DAYS, **options)
+    return {str(day): [days[day].order_days, days[day].first_days, days[day].value] for day in sorted(days)}
+
+
+def numbers(activity: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """A manifest's activity with its money as numbers, exactly as the text says."""
+    return {day: [*counts, Decimal(value)] for day, (*counts, value) in activity.items()}
 
 
 def assert_same_customers(left: pa.Table, right: pa.Table) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,9 +23,11 @@ from tests.pipelines import bigquery_data
 from tests.pipelines.features_data import (
     WINDOW,
     assert_same_customers,
+    expected_activity,
     expected_customers,
     expected_lines,
     letters,
+    numbers,
     read_rows,
 )  # fmt: skip
 from transforms import storage
@@ -59,7 +62,7 @@ def assert_same(made: dict[str, Path]) -> pa.Table:
     for way, directory in made.items():
         assert_same_customers(expected, read_rows(directory / "raw"))
         other = storage.read_manifest(str(directory), "features")
-        for name in ("rows", "lines", "splits", "data_end"):
+        for name in ("rows", "lines", "splits", "data_end", "activity"):
             assert other[name] == manifest[name], (way, name)
         assert sorted_letters(directory) == sorted_letters(made["files"]), way
         # Not only the same customers: in the same parts and order, or a network would learn something else.
@@ -75,7 +78,9 @@ def test_awkward_orders(bigquery: Any, dataset: str, bucket: str, tmp_path: Path
     made = ways(tmp_path, f"{dataset}.orders", uri, *WINDOW, "--buckets", 3)
     found = assert_same(made)
     brute_force.assert_equal(expected_customers(rows), found)
-    assert storage.read_manifest(str(made["pushdown"]), "features")["lines"] == expected_lines(rows)
+    manifest = storage.read_manifest(str(made["pushdown"]), "features")
+    assert manifest["lines"] == expected_lines(rows)
+    assert numbers(manifest["activity"]) == expected_activity(rows)
     assert len(letters(made["pushdown"])) == sum(expected_lines(rows)["dead_letters"].values())
 
 
@@ -85,6 +90,13 @@ def test_online_retail(bigquery: Any, dataset: str, bucket: str, tmp_path: Path)
     window = ("--cutoff", "2011-08-08", "--horizon_days", 123, "--columns", bigquery_data.ONLINE_RETAIL_COLUMNS)
     found = assert_same(ways(tmp_path, f"{dataset}.online_retail", uri, *window))
     print(f"parity: {found.num_rows} customers, {found.num_columns} columns, {orders.num_rows} lines, three ways")
+    activity = storage.read_manifest(str(tmp_path / "pushdown"), "features")["activity"]
+    after = {day: did for day, did in activity.items() if day >= "2011-08-08"}
+    assert sum(did[0] for did in after.values()) == pc.sum(found["future_orders"]).as_py()
+    assert (
+        sum(did[0] for did in activity.values()) == pc.sum(pc.add(found["order_days"], found["future_orders"])).as_py()
+    )
+    assert sum(did[1] for did in activity.values()) == found.num_rows
     # Counted once more, by SQL of its own.
     (counted,) = bigquery_data.query(
         f"""SELECT COUNT(*) AS customers FROM (

@@ -20,9 +20,11 @@ from tests.pipelines.features_data import (
     WINDOW,
     assert_same_customers,
     csv_text,
+    expected_activity,
     expected_customers,
     expected_lines,
     letters,
+    numbers,
     read_rows,
     refused,
     stamps,
@@ -114,6 +116,15 @@ def test_every_line_is_accounted_for(one_bucket: Path, seven_buckets: Path, sixt
         else:
             assert lines["read"] == len(USABLE) and not lines["dead_letters"]
             assert lines["used"] == expected_lines(ROWS)["used"]
+
+
+def test_the_manifest_has_the_customers_activity(
+    one_bucket: Path, seven_buckets: Path, sixty_four_buckets: Path
+) -> None:
+    for directory in (one_bucket, seven_buckets, sixty_four_buckets):
+        found = storage.read_manifest(str(directory), "features")["activity"]
+        assert list(found) == sorted(found)
+        assert numbers(found) == expected_activity(ROWS)
 
 
 def test_dead_letters_hold_the_lines_as_they_came(one_bucket: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from pipelines import features, options, orders_arguments, predict
+from pipelines import features, options, orders_arguments, predict, snapshot_job
 from pipelines.snapshot_job import Completion, Ledger, _Complete
 from tests.pipelines import features_data
-from transforms import storage
+from transforms import activity, storage
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
 from transforms.statistics import Split, Statistics
@@ -83,7 +85,24 @@ def described(rows: int) -> Statistics:
     return Statistics({"train": Split(rows, {})}, {"2011-01-01": rows})
 
 
-def complete(directory: Path, *, lines: int = 10, parts: tuple[int, ...] = (3, 1), rows: int = 4) -> dict[str, Any]:
+def daily(first_days: int, days: int = 1) -> pa.Table:
+    """The activity of ``first_days`` customers who came on the first of the days, and were back on each of them."""
+    first, counts = datetime.date(2000, 1, 1), pa.array([first_days] * days)
+    return pa.table({
+        "day": [first + datetime.timedelta(day) for day in range(days)], "order_days": counts,
+        "first_days": [first_days] + [0] * (days - 1), "value": pa.array([Decimal("1.5")] * days, pa.decimal128(38, 9)),
+    })  # fmt: skip
+
+
+def complete(
+    directory: Path,
+    *,
+    lines: int = 10,
+    parts: tuple[int, ...] = (3, 1),
+    rows: int = 4,
+    first_days: int = 4,
+    days: int = 1,
+) -> dict[str, Any]:
     """The last step with an honest ledger, its parts holding these numbers of rows."""
     output = str(directory / "out")
     storage.begin(output, "predictions", {"orders": "o.csv"}, "a")
@@ -92,7 +111,7 @@ def complete(directory: Path, *, lines: int = 10, parts: tuple[int, ...] = (3, 1
     counts += [(("excluded", "no_customer"), 1)]
     counts = [((key, 0) if key == ("letters", "") else (key, count)) for key, count in counts]
     listed = [{"name": f"part-{i}", "rows": n, "sha256": ""} for i, n in enumerate(parts)]
-    (manifest,) = _Complete(completion).process(None, counts, listed, [described(rows)])
+    (manifest,) = _Complete(completion).process(None, counts, listed, [described(rows)], [daily(first_days, days)])
     return manifest
 
 
@@ -107,6 +126,7 @@ def test_an_honest_job_is_completed(tmp_path: Path) -> None:
         ({"parts": (3,)}, RuntimeError, "4 customers were counted"),
         ({"parts": (3, 1, 1)}, RuntimeError, "4 customers were counted"),
         ({"rows": 3}, RuntimeError, "4 customers were counted"),
+        ({"first_days": 5}, RuntimeError, "4 customers were counted, but 5 first days"),
     ],
     ids=str,
 )
@@ -116,6 +136,16 @@ def test_what_does_not_add_up_is_not_completed(
     with pytest.raises(error, match=said):
         complete(tmp_path, **tampered)
     assert not (tmp_path / "out" / storage.MANIFEST).exists()
+
+
+def test_a_long_activity_loses_its_first_days_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = complete(tmp_path / "short", days=activity.MOST_DAYS)
+    assert len(short["activity"]) == activity.MOST_DAYS and "activity_days_left_out" not in short
+    long = complete(tmp_path / "long", days=activity.MOST_DAYS + 3)
+    assert list(long["activity"])[:2] == ["2000-01-04", "2000-01-05"] and len(long["activity"]) == activity.MOST_DAYS
+    assert long["activity_days_left_out"] == 3 and long["activity"]["2000-01-04"] == [4, 0, "1.5"]
+    snapshot_job.report("features", long, "out")
+    assert "activity: the first 3 days are left out" in capsys.readouterr().err
 
 
 # --- What the manifest waits for ------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from tests import brute_force, order_strategies
 from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS, Row
-from tests.pipelines.features_data import expected_customers, expected_lines
-from transforms import aggregate, dead_letters, schema
+from tests.pipelines.features_data import expected_activity, expected_customers, expected_lines, numbers
+from transforms import activity, aggregate, dead_letters, schema
 from transforms import buckets as bucketing
-from transforms.buckets import COUNTS_TAG, DEAD_LETTERS_TAG, ROUTED_ROWS, STATISTICS_TAG, bucket_count
+from transforms.buckets import ACTIVITY_TAG, COUNTS_TAG, DEAD_LETTERS_TAG, ROUTED_ROWS, STATISTICS_TAG, bucket_count
 from transforms.customer_features import Snapshot
 from transforms.statistics import Statistics
 
@@ -46,6 +46,7 @@ class Outputs:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.letters: list[dead_letters.DeadLetter] = []
         self.statistics: list[Statistics] = []
+        self.activity: list[pa.Table] = []
 
     def take(self, outputs: Iterable[Any] | None) -> None:
         for output in outputs or ():
@@ -58,6 +59,8 @@ class Outputs:
                 self.letters.append(value)
             elif tag == STATISTICS_TAG:
                 self.statistics.append(value)
+            elif tag == ACTIVITY_TAG:
+                self.activity.append(value)
             else:
                 self.main.append(value)
 
@@ -119,6 +122,11 @@ def lines_of(counts: Counter[tuple[str, str]]) -> dict[str, Any]:
 
 EXPECTED = expected_customers(ROWS, history_days=HISTORY_DAYS)
 EXPECTED_LINES = expected_lines(ROWS, history_days=HISTORY_DAYS)
+EXPECTED_ACTIVITY = expected_activity(ROWS, history_days=HISTORY_DAYS)
+
+
+def activity_of(outputs: Outputs) -> dict[str, list[Any]]:
+    return numbers(activity.by_day(activity.merge(outputs.activity)))
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +150,7 @@ def test_neither_buckets_nor_transport_matter(
     # A shuffle may move the last bits of order_value_std, which brute_force.assert_equal allows for; nothing else.
     brute_force.assert_equal({row["customer_id"]: row for row in reference.to_pylist()}, customers)
     assert lines_of(outputs.counts) == EXPECTED_LINES
+    assert activity_of(outputs) == EXPECTED_ACTIVITY
     assert Counter(letter.reason for letter in outputs.letters) == EXPECTED_LINES["dead_letters"]
 
 
@@ -163,6 +172,7 @@ def test_no_shuffle_and_no_cut_matters(
         customers, outputs = run_job(bundles_of(rows, cuts), buckets, tmp_path_factory.mktemp("job"), as_files=as_files)
     brute_force.assert_equal({row["customer_id"]: row for row in reference.to_pylist()}, customers)
     assert lines_of(outputs.counts) == EXPECTED_LINES
+    assert activity_of(outputs) == EXPECTED_ACTIVITY
 
 
 def test_a_customer_is_in_one_bucket_only(tmp_path: Path) -> None:
@@ -199,6 +209,7 @@ def test_no_part_is_written_for_a_bucket_without_customers(tmp_path: Path) -> No
         outputs,
     )
     assert not outputs.main and not (tmp_path / "raw").exists()
+    assert activity_of(outputs) == {}
     assert outputs.counts["excluded", "no_order_before_cutoff"] == len(nobody) and not outputs.counts["used", ""]
 
 

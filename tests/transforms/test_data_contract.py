@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from transforms import data_contract, schema
+from transforms import activity, data_contract, schema
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data_contract.md"
 
@@ -22,7 +22,8 @@ def test_the_command_prints_the_page() -> None:
 
 def test_every_column_and_reason_has_a_row() -> None:
     page = PAGE.read_text().replace("\\|", "/")
-    for column in (*schema.ORDERS, *schema.FEATURES, *schema.LABELS, schema.SPLIT, *schema.PREDICTIONS):
+    features = (*schema.FEATURES, *schema.LABELS, schema.SPLIT)
+    for column in (*schema.ORDERS, *features, *activity.COLUMNS, *schema.PREDICTIONS):
         formula = column.formula.replace("|", "/")
         assert f"| `{column.name}` | {column.type.bigquery} | {column.unit} | {formula} | {column.nulls} |" in page
     for reason in (*schema.EXCLUDED, *schema.DEAD_LETTERS):

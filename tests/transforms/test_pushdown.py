@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from tests import brute_force, engine_runs, order_strategies
 from tests.order_strategies import CUTOFF, HISTORY_DAYS, HORIZON_DAYS, Row
-from tests.pipelines.features_data import expected_customers, expected_lines
-from transforms import aggregate, collect_customers, dead_letters, engines, pushdown, schema
+from tests.pipelines.features_data import expected_activity, expected_customers, expected_lines, numbers
+from transforms import activity, aggregate, collect_customers, dead_letters, engines, pushdown, schema
 from transforms.clean_orders import RAW_PREFIX
 from transforms.customer_features import Snapshot
-from transforms.pushdown import FATE, LINES, ROUTED, UNKNOWN
+from transforms.pushdown import ACTIVITY, ACTIVITY_COLUMNS, FATE, LINES, ROUTED, UNKNOWN
 
 ROWS = order_strategies.awkward_orders()
 SNAPSHOTS = (
@@ -48,31 +48,37 @@ def run(name: str, rows: list[Row], snapshot: Snapshot | None = None) -> pa.Tabl
     return engine_runs.on_duckdb(statement(name, raw.schema, snapshot), raw=raw)
 
 
-def customers_and_fates(rows: list[Row], snapshot: Snapshot) -> tuple[pa.Table, dict[str, int]]:
-    """The customers with their number of lines, and the lines of each fate; each fate has one row."""
+def customers_and_fates(rows: list[Row], snapshot: Snapshot) -> tuple[pa.Table, dict[str, int], pa.Table]:
+    """The customers with their number of lines, the lines of each fate, and the activity; each fate has one row."""
     found = run("customers_and_fates", rows, snapshot)
-    assert found.schema.names == [*schema.names(schema.CUSTOMERS), FATE, LINES]
-    fates = found.filter(pc.is_valid(found[FATE]))
-    assert len(set(fates[FATE].to_pylist())) == fates.num_rows
-    for name in schema.names(schema.CUSTOMERS):
-        assert fates[name].null_count == fates.num_rows, name
-    lines = dict(zip(fates[FATE].to_pylist(), fates[LINES].to_pylist(), strict=True))
-    return found.filter(pc.is_null(found[FATE])).drop_columns([FATE]), lines
+    customers, others = (found.filter(some(found[FATE])) for some in (pc.is_null, pc.is_valid))
+    names = [*schema.names(schema.CUSTOMERS), LINES]
+    assert found.schema.names == [*names[:-1], FATE, LINES, *ACTIVITY_COLUMNS]
+    days = pc.equal(others[FATE], ACTIVITY)
+    for rows_, absent in (
+        (customers, [FATE, *ACTIVITY_COLUMNS]),
+        (others.filter(days), names),
+        (others.filter(pc.invert(days)), [*names[:-1], *ACTIVITY_COLUMNS]),
+    ):
+        assert all(rows_[name].null_count == rows_.num_rows for name in absent)
+    fates = collect_customers.fates_of(others)
+    assert len(dict(fates)) == len(fates) == others.num_rows - pc.sum(days).as_py()
+    return customers.select(names), dict(fates), collect_customers.activity_of(others)
 
 
-def through_buckets(rows: list[Row], snapshot: Snapshot) -> tuple[pa.Table, int, int, Counter[str]]:
-    """(customers, lines routed, lines of no one in the population, lines by reason), as ``aggregate.py`` makes them."""
+def through_buckets(rows: list[Row], snapshot: Snapshot) -> tuple[aggregate.Aggregated, Counter[str]]:
+    """What ``aggregate.py`` makes of the lines, and the lines by reason."""
     raw = order_strategies.to_table(rows)
     statements = buckets_statements(raw.schema, snapshot)
     lines = engine_runs.on_duckdb(statements.clean, raw=raw)
     usable = lines.filter(pc.is_null(lines["reason"])).drop_columns(["reason", "bucket"])
-    customers, routed, unknown = aggregate.aggregate(engines.duckdb_connection(), statements, usable)
-    return customers, routed, unknown, Counter(reason for reason in lines["reason"].to_pylist() if reason)
+    aggregated = aggregate.aggregate(engines.duckdb_connection(), statements, usable)
+    return aggregated, Counter(reason for reason in lines["reason"].to_pylist() if reason)
 
 
 @pytest.mark.parametrize("snapshot", SNAPSHOTS, ids=str)
 def test_awkward_orders_equal_the_brute_force(snapshot: Snapshot) -> None:
-    customers, fates = customers_and_fates(ROWS, snapshot)
+    customers, fates, days = customers_and_fates(ROWS, snapshot)
     options: dict[str, Any] = {"history_days": snapshot.history_days, "labels": snapshot.labels}
     brute_force.assert_equal(expected_customers(ROWS, **options), customers.drop_columns([LINES]))
     lines = expected_lines(ROWS, **options)
@@ -80,13 +86,15 @@ def test_awkward_orders_equal_the_brute_force(snapshot: Snapshot) -> None:
     assert {fate: n for fate, n in fates.items() if fate != ROUTED} == reasons
     assert pc.sum(customers[LINES]).as_py() == lines["used"]
     assert sum(n for fate, n in fates.items() if fate != UNKNOWN) == len(ROWS)
+    assert numbers(activity.by_day(days)) == expected_activity(ROWS, **options)
 
 
 @settings(max_examples=25)
 @given(RANDOM_ROWS, st.sampled_from(SNAPSHOTS))
 def test_random_orders_equal_the_way_through_buckets(rows: list[Row], snapshot: Snapshot) -> None:
-    expected, routed, unknown, reasons = through_buckets(rows, snapshot)
-    customers, fates = customers_and_fates(rows, snapshot)
+    (expected, expected_days, routed, unknown), reasons = through_buckets(rows, snapshot)
+    customers, fates, days = customers_and_fates(rows, snapshot)
+    assert days.sort_by("day").equals(expected_days.sort_by("day"))
     used = pc.sum(customers[LINES]).as_py() or 0
     assert_reconciled(len(rows), used, fates)
     brute_force.assert_equal({row["customer_id"]: row for row in expected.to_pylist()}, customers.drop_columns([LINES]))
