@@ -11,14 +11,16 @@ URIs are local paths, ``file://``, ``gs://`` or ``s3://``: whatever ``pyarrow.fs
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import UsageError
+from transforms.errors import UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,6 +85,75 @@ def write_bytes(uri: str, content: bytes) -> None:
         if target != path and os.path.exists(target):
             os.remove(target)
         raise
+
+
+def compare_and_set(uri: str, content: bytes, expected: bytes | None) -> bool:
+    """Writes a small file only where it still holds ``expected``; None: only where there is no file yet.
+
+    For a file that several processes change. Of any number of calls with different contents that expect the
+    same, one succeeds: on this machine they take turns by a lock beside the file, Cloud Storage is told which
+    generation of the object to replace (ifGenerationMatch).
+
+    Returns:
+      Whether the file holds ``content`` now; where not, another process was first and nothing was changed.
+
+    Raises:
+      UsageError: a file system without such a write, or Cloud Storage refuses it.
+    """
+    if is_local(uri):
+        return _compare_and_set_file(uri, content, expected)
+    if uri.startswith("gs://"):
+        return _compare_and_set_object(uri, content, expected)
+    raise rejected("the place of a file that changes", uri, "a local path or gs://")
+
+
+def _compare_and_set_file(uri: str, content: bytes, expected: bytes | None) -> bool:
+    with _locked(os.path.dirname(resolve(uri)[1])):
+        found = read_bytes(uri) if exists(uri) else None
+        if found != expected:
+            return False
+        write_bytes(uri, content)
+        return True
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Keeps every other process, and thread, that asks for the same folder waiting. A killed process lets go."""
+    import fcntl
+
+    os.makedirs(folder, exist_ok=True)
+    # The lock's file stays: who deleted it could let two processes hold locks on two files of one name.
+    with open(os.path.join(folder, ".lock"), "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compare_and_set_object(uri: str, content: bytes, expected: bytes | None) -> bool:
+    from google.api_core.exceptions import GoogleAPICallError, NotFound, PreconditionFailed
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import storage  # type: ignore[import-untyped]
+
+    bucket_name, _, name = uri.removeprefix("gs://").partition("/")
+    try:
+        with storage.Client() as client:
+            bucket = client.bucket(bucket_name)
+            # The generation is looked up first: what is read after it can only be of it, or of a later one.
+            seen = bucket.get_blob(name)
+            generation = seen.generation if seen else 0  # 0: there must be none
+            try:
+                found = seen.download_as_bytes() if seen else None
+            except NotFound:
+                return False  # replaced or deleted since
+            if found != expected:
+                return False
+            try:
+                bucket.blob(name).upload_from_string(content, if_generation_match=generation)
+            except PreconditionFailed:
+                # The client repeats a request whose answer was lost, and its own success then looks like another's.
+                return bool(bucket.blob(name).download_as_bytes() == content)
+            return True
+    except (GoogleAPICallError, GoogleAuthError) as error:
+        raise UsageError(f"{uri} cannot be changed: {one_line(str(error))}") from error
 
 
 def _make_folder(path: str, uri: str) -> None:
@@ -198,9 +269,13 @@ def copy_directory(source: str, target: str) -> str:
     """
     from pyarrow import fs
 
-    (filesystem, path), (target_filesystem, target_path) = resolve(source), resolve(target)
-    _make_folder(target_path, target)
-    fs.copy_files(path, target_path, source_filesystem=filesystem, destination_filesystem=target_filesystem)
+    (filesystem, root), (target_filesystem, target_root) = resolve(source), resolve(target)
+    _make_folder(target_root, target)
+    # File by file: Arrow's own copy of a folder needs, and makes, an empty object for every folder in it.
+    for path in list_files(source):
+        copy = os.path.join(target_root, os.path.relpath(path, root))
+        _make_folder(os.path.dirname(copy), target)
+        fs.copy_files(path, copy, source_filesystem=filesystem, destination_filesystem=target_filesystem)
     return target
 
 

@@ -161,7 +161,7 @@ class CloudStorage(Emulator):
 
     def command(self) -> list[str]:
         (self.port,) = _free_ports(1)
-        return ["gcp_storage_emulator", "start", "--host", HOST, "--port", str(self.port)]
+        return [str(HERE / "cloud_storage_server.py"), "start", "--host", HOST, "--port", str(self.port)]
 
     def settings(self) -> dict[str, str]:
         return {"STORAGE_BASE": str(self._directory), "STORAGE_DIR": "objects"}

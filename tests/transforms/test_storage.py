@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pyarrow as pa
@@ -219,3 +221,51 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / storage.MANIFEST).write_text(json.dumps([1]))
     with pytest.raises(UsageError, match="does not hold a JSON object"):
         storage.read_manifest(str(tmp_path), "features")
+
+
+# --- A file that several processes change ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["path", "file://"])
+def pointer(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    path = tmp_path / "made here" / "pointer.json"
+    return str(path) if request.param == "path" else path.as_uri()
+
+
+def test_a_file_is_replaced_only_where_it_holds_what_was_expected(pointer: str) -> None:
+    assert not storage.compare_and_set(pointer, b"new", b"old")
+    assert not storage.exists(pointer)
+    assert storage.compare_and_set(pointer, b"first", None)
+    assert not storage.compare_and_set(pointer, b"other", None)
+    assert storage.compare_and_set(pointer, b"second", b"first")
+    assert not storage.compare_and_set(pointer, b"third", b"first")
+    assert storage.read_bytes(pointer) == b"second"
+
+
+def test_a_file_that_changes_needs_a_place_where_it_can(pointer: str) -> None:
+    with pytest.raises(UsageError, match=r"'s3://bucket/pointer' is not usable: accepted is a local path or gs://"):
+        storage.compare_and_set("s3://bucket/pointer", b"new", None)
+
+
+def _count_up(path: str, times: int, start: Barrier) -> None:
+    start.wait(60)
+    for _ in range(times):
+        while True:
+            seen = storage.read_bytes(path)
+            if storage.compare_and_set(path, b"%d" % (int(seen) + 1), seen):
+                break
+
+
+def test_no_change_is_lost_between_processes(tmp_path: Path) -> None:
+    """Every process adds one, over and over: a change overwritten by another process would be missing at the end."""
+    path, context = str(tmp_path / "count"), multiprocessing.get_context("spawn")
+    storage.write_bytes(path, b"0")
+    start = context.Barrier(3)
+    processes = [context.Process(target=_count_up, args=(path, 60, start)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert storage.read_bytes(path) == b"180"
+    assert sorted(os.listdir(tmp_path)) == [".lock", "count"]
