@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
-def float_column(table: pa.Table, name: str) -> Array:
+def float_column(table: pa.Table | pa.RecordBatch, name: str) -> Array:
     """A numeric column as float64 of shape (n,); null becomes NaN."""
     import pyarrow as pa
 
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    values = table[name].cast(pa.float64())
+    # A chunked column always copies, and says so by knowing no such argument.
+    copied = values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False)
+    return np.asarray(copied, dtype=np.float64)
 
 
 def nearest_window(horizon_days: int) -> int:

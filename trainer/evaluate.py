@@ -1,22 +1,24 @@
 """The judge: one set of forecasts against what customers did, beside forecasts that need no model.
 
 ``evaluate`` measures every forecast on the same customers, draws the same bootstrap resamples for all of
-them, and says in one sentence whether the model is worth using. ``format_table`` shows it in a terminal.
+them, says in one sentence whether the model is worth using, and judges it again segment by segment. ``months``
+holds what happened against what was expected. ``format_table`` shows an evaluation in a terminal.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer import metrics
+from trainer import activity, leaks, metrics, segments
 from trainer.baselines import baseline_forecasts as baseline_forecasts
 from trainer.baselines import float_column
-from trainer.evaluation_text import HIGHER_IS_BETTER, MAIN_METRICS, MODEL, format_metric, verdict
+from trainer.bootstrap import Bootstrap, in_favour, or_none
+from trainer.evaluation_text import HIGHER_IS_BETTER, MAIN_METRICS, MODEL, verdict
 from trainer.evaluation_text import format_table as format_table
 from trainer.metrics import Array
 from transforms.errors import UsageError, rejected
@@ -24,14 +26,9 @@ from transforms.errors import UsageError, rejected
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RESAMPLES = 200
-BATCHES = 8  # 25 resamples at once keep the weights in cache: measured half the time of 5 at once
 # Above this the intervals come from subsets, so that they cost the same for any number of customers.
 SUBSET = 25_000
 _DISTRIBUTION = ("value_p10", "value_p50", "value_p90", "purchase_probability", "expected_orders")
-_SIGNED = ("normalised_gini", "spearman", "total_bias")
-
-_LEAK_GINI, _LEAK_SPEARMAN = 0.98, 0.95
 _FEW_BUYERS = 100
 _DOMINANT_SHARE, _DOMINANT_CUSTOMERS = 0.5, 3
 
@@ -67,6 +64,17 @@ class _Sample:
             self.tie_break[rows],
             self.cap,
         )
+
+    def judged(self) -> segments.Judged:
+        return segments.Judged.of(
+            self.actual, self.orders, self.forecasts[MODEL].mean, self.distribution, self.cap
+        )  # fmt: skip
+
+    def pit_histogram(self) -> dict[str, list[float]]:
+        quantiles = np.stack([self.distribution[name] for name in ("value_p10", "value_p50", "value_p90")])
+        shares = metrics.pit_histogram(self.actual, quantiles, self.distribution["purchase_probability"])
+        edges = [0.0, *metrics.LEVELS, 1.0]
+        return {"edges": edges, "shares": shares.tolist(), "uniform": np.diff(edges).round(9).tolist()}
 
     def measure(self, weight: Array) -> dict[str, dict[str, Array]]:
         """{forecast: {metric: (b,)}} for b weightings of the customers, ``weight`` (b, n)."""
@@ -161,61 +169,6 @@ def _sample(
     )
 
 
-@dataclass(frozen=True)
-class _Bootstrap:
-    """How far each metric moves in each resample from its value on what was resampled: {...: (RESAMPLES,)}."""
-
-    deviations: dict[str, dict[str, Array]]
-
-    @classmethod
-    def of(cls, sample: _Sample, seed: int) -> _Bootstrap:
-        """Poisson bootstrap; for many customers the bag of little bootstraps.
-
-        Every customer is present Poisson(1) times (Chamandy, Muralidharan, Najmi and Naidu 2012, "Estimating
-        uncertainty for massive data streams"). Above ``SUBSET`` customers each batch draws a subset of that
-        size and gives each of them Poisson(n / SUBSET), so that a resample still stands for n customers
-        (Kleiner, Talwalkar, Sarkar and Jordan 2014, "A scalable bootstrap for massive data").
-        """
-        rng = np.random.default_rng(seed)
-        n, size = len(sample), min(len(sample), SUBSET)
-        batches: list[dict[str, dict[str, Array]]] = []
-        for _ in range(BATCHES):
-            part = sample if size == n else sample.take(rng.choice(n, size, replace=False, shuffle=False))
-            centre = part.measure(np.ones((1, size)))
-            weight = rng.poisson(n / size, (RESAMPLES // BATCHES, size)).astype(np.float64)
-            resampled = part.measure(weight)
-            batches.append({f: {m: v - centre[f][m] for m, v in of.items()} for f, of in resampled.items()})
-        first = batches[0]
-        return cls({f: {m: np.concatenate([b[f][m] for b in batches]) for m in first[f]} for f in first})
-
-    def interval(self, name: str, metric: str, estimate: float, minus: str | None = None) -> list[float | None]:
-        """95% interval [low, high] around the estimate; of the paired difference when ``minus`` is given."""
-        deviation = self.deviations[name][metric]
-        if minus is not None:
-            deviation = deviation - self.deviations[minus][metric]
-        deviation = deviation[np.isfinite(deviation)]
-        if not deviation.size or not math.isfinite(estimate):
-            return [None, None]
-        low, middle, high = np.percentile(deviation, [2.5, 50, 97.5])
-        # Errors averaged as absolute values are larger in a resample than in the sample; their spread is
-        # what tells about uncertainty, so it is laid around the estimate.
-        bounds = [estimate + low - middle, estimate + high - middle]
-        if minus is None and metric not in _SIGNED:
-            bounds[0] = max(bounds[0], 0.0)
-        return [float(bound) for bound in bounds]
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _in_favour(metric: str, interval: list[float | None]) -> bool:
-    low, high = interval
-    if low is None or high is None:
-        return False
-    return low > 0 if metric in HIGHER_IS_BETTER else high < 0
-
-
 def evaluate(
     customers: pa.Table,
     predictions: pa.Table,
@@ -223,6 +176,7 @@ def evaluate(
     horizon_days: int,
     seed: int = 0,
     forecasts: Mapping[str, Array] | None = None,
+    cutoff: date | None = None,
 ) -> dict[str, Any]:
     """Judges a model's predictions beside baselines, with 95% bootstrap intervals over customers.
 
@@ -234,13 +188,16 @@ def evaluate(
       seed: of the bootstrap and of the order of tied predictions; the same seed gives the same result.
       forecasts: further point forecasts (n,) to compare with, in money, such as a buy-till-you-die model
         or the current champion; they are treated like the naive baselines.
+      cutoff: of the features, for the segments by month of the first order; without it there are none.
 
     Returns:
       A dict for JSON (undefined numbers are None): ``customers``, ``buyers``, ``actual_total``,
       ``horizon_days``, ``capped_at``, ``models`` {"model" or baseline: {metric: value}}, ``intervals``
       {the same: {metric: [low, high]}}, ``paired`` {baseline: {metric: [low, high]}} of model minus baseline
       on the same resamples, ``beats`` {baseline: {main metric: the paired interval excludes 0 in the model's
-      favour}}, ``verdict`` (one sentence) and ``warnings`` (sentences).
+      favour}}, ``pit_histogram`` {"edges": of the bins, "shares": of the customers in each, "uniform": what a calibrated
+      forecast has there} (see ``metrics.pit_histogram``), ``segments`` {dimension: {segment: ...}} (see
+      ``trainer.segments``), ``verdict`` (one sentence) and ``warnings`` (sentences).
 
     Raises:
       UsageError: no customers, rows not aligned, a missing column, or a number that is NaN, null, infinite
@@ -248,38 +205,66 @@ def evaluate(
     """
     sample = _sample(customers, predictions, horizon_days, seed, forecasts or {})
     exact = {f: {m: float(v[0]) for m, v in of.items()} for f, of in sample.measure(np.ones((1, len(sample)))).items()}
-    bootstrap = _Bootstrap.of(sample, seed)
+    bootstrap = Bootstrap.of(sample, seed, SUBSET)
     model = exact[MODEL]
     paired = {
         name: {m: bootstrap.interval(MODEL, m, model[m] - value, minus=name) for m, value in of.items()}
         for name, of in exact.items()
         if name != MODEL
     }
-    beats = {name: {m: _in_favour(m, of[m]) for m in MAIN_METRICS} for name, of in paired.items()}
+    beats = {name: {m: in_favour(m in HIGHER_IS_BETTER, of[m]) for m in MAIN_METRICS} for name, of in paired.items()}
     result: dict[str, Any] = {
         "customers": len(sample),
         "buyers": int((sample.actual > 0).sum()),
         "actual_total": float(sample.actual.sum()),
         "horizon_days": horizon_days,
-        "capped_at": _or_none(sample.cap),
-        "models": {name: {m: _or_none(value) for m, value in of.items()} for name, of in exact.items()},
+        "capped_at": or_none(sample.cap),
+        "models": {name: {m: or_none(value) for m, value in of.items()} for name, of in exact.items()},
         "intervals": {
             name: {m: bootstrap.interval(name, m, value) for m, value in of.items()} for name, of in exact.items()
         },
         "paired": paired,
         "beats": beats,
+        "pit_histogram": sample.pit_histogram(),
+        "segments": segments.judge(sample.judged(), customers, cutoff, seed, SUBSET),
     }
-    return {**result, "verdict": verdict(result), "warnings": _warnings(result, sample)}
+    suspicious = leaks.warnings(customers, result["models"], sample.cap, seed)
+    return {**result, "verdict": verdict(result), "warnings": [*suspicious, *_warnings(result, sample)]}
+
+
+def months(daily: activity.Activity, expected_by_day: Array, cutoff: date, horizon_days: int) -> list[dict[str, Any]]:
+    """Order days of the judged customers against the expected, by calendar month of [cutoff, cutoff + horizon_days).
+
+    Args:
+      daily: the evaluation snapshot's activity, see ``trainer.activity``.
+      expected_by_day: (horizon_days,) expected order days of all the customers on each day after the cutoff.
+
+    Returns:
+      A dict a month, for JSON: ``month`` (YYYY-MM), ``start``, ``days`` and ``complete`` (False where the window has a part
+      of the month only), ``order_days``, ``expected`` and ``ratio`` (actual / expected, None where nothing is).
+
+    Raises:
+      UsageError: the expected order days are not one finite number >= 0 for every day.
+    """
+    expected = _further("expected_by_day", expected_by_day, horizon_days)
+    rows, first = [], 0
+    for month in activity.months(daily, cutoff, horizon_days):
+        foreseen = float(expected[first : first + month.days].sum())
+        first += month.days
+        rows.append({
+            "month": f"{month.start:%Y-%m}",
+            "start": month.start.isoformat(),
+            "days": month.days,
+            "complete": month.complete,
+            "order_days": month.order_days,
+            "expected": foreseen,
+            "ratio": month.order_days / foreseen if foreseen else None,
+        })  # fmt: skip
+    return rows
 
 
 def _warnings(result: dict[str, Any], sample: _Sample) -> list[str]:
-    model = result["models"][MODEL]
     found = []
-    if (model["normalised_gini"] or 0) > _LEAK_GINI or (model["spearman"] or 0) > _LEAK_SPEARMAN:
-        found.append(
-            f"Implausibly good (normalised Gini {format_metric('normalised_gini', model['normalised_gini'])}, Spearman "
-            f"{format_metric('spearman', model['spearman'])}): look for a feature that sees the label's days."
-        )
     if result["buyers"] < _FEW_BUYERS:
         found.append(f"Only {result['buyers']} of {result['customers']} customers bought: the intervals are rough.")
     if sample.forecasts[MODEL].mean.min() == sample.forecasts[MODEL].mean.max():

@@ -30,6 +30,28 @@ def best_baseline(evaluation: dict[str, Any]) -> str:
     return max(others, key=lambda name: models[name]["normalised_gini"] or 0.0)
 
 
+def strongest_baselines(evaluation: dict[str, Any]) -> dict[str, str]:
+    """{main metric: the baseline that does best in it}, where any is defined."""
+    models: dict[str, dict[str, float | None]] = evaluation["models"]
+    found = {}
+    for metric in MAIN_METRICS:
+        sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+        values = {n: sign * v for n, of in models.items() if n != MODEL and (v := of[metric]) is not None}
+        if values:
+            found[metric] = min(values, key=lambda name: values[name])
+    return found
+
+
+def _strongest(evaluation: dict[str, Any]) -> str:
+    """One line: whom the model has to beat."""
+    by_name: dict[str, list[str]] = {}
+    for metric, name in strongest_baselines(evaluation).items():
+        value = format_metric(metric, evaluation["models"][name][metric])
+        by_name.setdefault(name, []).append(f"{spoken(metric)} ({value})")
+    claims = [f"{spoken(name)} in {listed(metrics)}" for name, metrics in by_name.items()]
+    return f"strongest baseline: {'; '.join(claims) or 'none can be judged'}"
+
+
 _GAINS = {
     "normalised_gini": "ranks customers better",
     "decile_mape": "is nearer to what each tenth of them spends",
@@ -122,12 +144,40 @@ def _lines(block: list[list[str]]) -> list[str]:
     return lines[:1] + [line for line, row in zip(lines[1:], rows[1:], strict=True) if any(c.strip() for c in row[1:])]
 
 
+_SEGMENT_METRICS = {"total_bias": "bias", "normalised_gini": "gini", "rmse_capped": "rmse_capped"}
+_SEGMENT_WIDTH = 16
+_LOSSES = {"rmse_capped": "value", "poisson_deviance": "orders"}
+
+
+def _segment_table(segments: dict[str, dict[str, Any]]) -> str:
+    """The segments but the cohorts, which are many: size, level, order and error, and where the mean is beaten."""
+    rows = [["segment", "customers", "buyers", "actual", *_SEGMENT_METRICS.values(), "beats the mean in"]]
+    for dimension in (dimension for dimension in segments if dimension != "cohort"):
+        for name, of in segments[dimension].items():
+            judged = [format_metric(metric, of["metrics"][metric]) for metric in _SEGMENT_METRICS]
+            counts = [f"{of['customers']:,}", f"{of['buyers']:,}", f"{of['actual_total']:,.0f}"]
+            rows.append([name[:_SEGMENT_WIDTH], *counts, *judged, _beaten(of["beats_population_mean"])])
+    return "\n".join(_lines([list(column) for column in zip(*rows, strict=True)]))
+
+
+def _beaten(beats: dict[str, bool | None]) -> str:
+    if None in beats.values():
+        return "too few to say"
+    return ", ".join(_LOSSES[metric] for metric, beaten in beats.items() if beaten) or "neither"
+
+
 def format_table(evaluation: dict[str, Any]) -> str:
-    """``evaluate``'s result as aligned text, at most 100 columns wide, ending with the verdict and warnings."""
+    """``evaluate``'s result as aligned text, at most 100 columns wide, ending with the verdict and warnings.
+
+    "Beats the mean" says for which loss, the squared error of the value or the deviance of the orders, a segment's
+    forecasts are better than the mean forecast of all customers, beyond doubt.
+    """
     blocks = ["\n".join(_lines(block)) for block in _blocks(_columns(evaluation))]
     notes = [evaluation["verdict"], *(f"warning: {warning}" for warning in evaluation["warnings"])]
     head = (
         f"{evaluation['customers']:,} customers, {evaluation['buyers']:,} bought, "
         f"actual value {evaluation['actual_total']:,.2f} in {evaluation['horizon_days']} days"
     )
-    return "\n\n".join([head, *blocks, "\n".join(notes)])
+    if evaluation.get("segments"):  # an evaluation of an older version has none
+        blocks.append(_segment_table(evaluation["segments"]))
+    return "\n\n".join([head, *blocks, "\n".join([_strongest(evaluation), *notes])])

@@ -263,6 +263,18 @@ def pit_distance(actual: Array, quantiles: Array, purchase_probability: Array, w
     return np.max([np.abs(share - level) for level, share in zip(LEVELS, shares, strict=True)], axis=0)
 
 
+def pit_histogram(actual: Array, quantiles: Array, purchase_probability: Array, weight: Array | None = None) -> Array:
+    """Shares of the customers whose randomised PIT lies in [0, .1], (.1, .5], (.5, .9] and (.9, 1]: (..., 4).
+
+    Exact in expectation over the randomisation, see ``pit_at_levels``. A calibrated forecast has .1, .4, .4 and .1; more
+    at both ends is a forecast too sure of itself, more at the upper end one too low. These four bins are all that P0 and
+    three quantiles identify: ten would need the distribution between them.
+    """
+    below = np.stack(pit_at_levels(actual, quantiles, purchase_probability, weight), axis=-1)
+    nobody, everybody = np.zeros_like(below[..., :1]), np.ones_like(below[..., :1])
+    return np.diff(np.concatenate([nobody, below, everybody], axis=-1), axis=-1)
+
+
 def brier(bought: Array, probability: Array, weight: Array | None = None) -> Array:
     """Mean of (probability - bought)^2, ``bought`` 0 or 1 (Brier 1950): 0 perfect, 0.25 for calling all of it 0.5."""
     return mean(np.square(probability - bought), weight)

@@ -54,6 +54,40 @@ def test_gini_of_perfect_reversed_and_constant():
     assert metrics.normalised_gini(ACTUAL, np.full(400, 3.0)) == pytest.approx(0, abs=1e-12)
 
 
+def all_orders(predicted):
+    """Every order of the customers from the highest prediction down."""
+    return [list(o) for o in itertools.permutations(range(len(predicted))) if all(np.diff(predicted[list(o)]) <= 0)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(few_values, few_values)
+def test_tenths_are_the_mean_over_all_orders_of_the_ties(actual, predicted):
+    """A tenth is n / 10 customers: repeated ten times, n customers make ten equal groups."""
+    expected = (
+        np.mean([np.repeat(actual[o], 10).reshape(10, -1).sum(axis=1) for o in all_orders(predicted)], axis=0) / 10
+    )
+    by_actual, by_predicted = metrics.GainCurve.of(actual, predicted).by_decile()
+    assert by_actual == pytest.approx(expected)
+    assert by_predicted == pytest.approx(np.repeat(np.sort(predicted)[::-1], 10).reshape(10, -1).sum(axis=1) / 10)
+    share = expected[0] / actual.sum() if actual.any() else np.nan
+    assert metrics.top_decile_share(actual, predicted) == pytest.approx(share, nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(few_values)
+def test_ranks_equal_scipy_with_ties(values):
+    assert metrics.mid_ranks(values) == pytest.approx(stats.rankdata(values) - 0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(few_values, few_values, st.randoms(use_true_random=False))
+def test_spearman_orders_equal_predictions_by_the_tie_break(actual, predicted, random):
+    tie_break = np.array(random.sample(range(len(actual)), len(actual)), float)
+    expected = stats.spearmanr(actual, predicted + tie_break / 100).statistic if np.ptp(actual) else np.nan
+    found = metrics.rank_correlation(metrics.mid_ranks(actual), predicted, tie_break)
+    assert found == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
 def test_spearman_equals_scipy_without_ties_in_the_prediction():
     expected = stats.spearmanr(ACTUAL, PREDICTED).statistic  # the labels are half ties
     assert metrics.spearman(ACTUAL, PREDICTED) == pytest.approx(expected, abs=1e-12)
@@ -113,6 +147,30 @@ def test_errors_equal_scikit_learn():
     assert metrics.brier(bought, probability) == pytest.approx(sk.brier_score_loss(bought, probability))
 
 
+def test_brier_and_deviance_by_hand():
+    assert metrics.brier(np.array([1.0, 0.0, 1.0]), np.array([0.5, 0.2, 1.0])) == pytest.approx((0.25 + 0.04 + 0) / 3)
+    assert metrics.brier(np.ones(2), np.array([0.0, 0.5]), np.array([1.0, 3.0])) == pytest.approx((1 + 3 * 0.25) / 4)
+    # 2 (y ln(y / mu) - y + mu): of 0 from 0.5 it is 1; of 2 from 1 it is 2 (2 ln 2 - 1); of 3 from 3 nothing.
+    orders, expected = np.array([0.0, 2.0, 3.0]), np.array([0.5, 1.0, 3.0])
+    assert metrics.poisson_deviance(orders, expected) == pytest.approx((1 + 2 * (2 * np.log(2) - 1)) / 3)
+
+
+def test_deviance_of_an_order_that_was_called_impossible_is_finite():
+    """scikit-learn refuses a mean of 0; beside it 0 orders from a mean of 0 cost nothing."""
+    assert metrics.poisson_deviance(np.zeros(1), np.zeros(1)) == pytest.approx(0, abs=1e-5)
+    expected = sklearn.metrics.mean_poisson_deviance([1.0], [metrics.SMALLEST_MEAN])
+    assert metrics.poisson_deviance(np.ones(1), np.zeros(1)) == pytest.approx(expected)
+    assert 25 < expected < 28
+
+
+def test_a_label_on_a_quantile_is_not_above_it():
+    actual = np.array([0.0, 0.0, 5.0, 5.0])
+    assert metrics.share_above(actual, actual) == 0
+    assert metrics.share_above(actual, np.array([0.0, 0.0, 5.0, 4.9])) == 0.25
+    for level in metrics.LEVELS:
+        assert metrics.pinball(actual, actual, level) == 0
+
+
 def test_cap_cuts_label_and_forecast():
     actual = np.append(np.ones(999), 1e6)
     predicted = np.append(np.full(999, 2.0), 5e6)
@@ -161,6 +219,28 @@ def test_pit_equals_drawing_it_at_random():
     quantiles = np.stack([np.full(n, max(0.0, -np.log((1 - level) / 0.7))) for level in metrics.LEVELS])
     shares = metrics.pit_at_levels(actual, quantiles, np.full(n, 0.7))
     assert shares == pytest.approx([np.mean(drawn <= level) for level in metrics.LEVELS], abs=0.005)
+
+
+def test_pit_histogram_by_hand():
+    quantiles = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 2.0, 2.0, 2.0], [4.0, 4.0, 4.0, 4.0]])
+    probability = np.array([0.2, 0.6, 1.0, 1.0])
+    # No value at P0 = 0.8: uniform on [0, 0.8]. At P0 = 0.4: 0.1 of 0.4, then 0.3 of it. A label on a quantile is below.
+    actual = np.array([0.0, 0.0, 2.0, 4.1])
+    expected = np.array([[0.125, 0.5, 0.375, 0], [0.25, 0.75, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    assert metrics.pit_histogram(actual, quantiles, probability) == pytest.approx(expected.mean(axis=0))
+    weight = np.array([[1.0, 0, 0, 0], [0, 2, 1, 1]])
+    weighted = metrics.pit_histogram(actual, quantiles, probability, weight)
+    assert weighted == pytest.approx(weight @ expected / weight.sum(axis=1, keepdims=True))
+
+
+def test_pit_histogram_of_a_perfect_forecast_is_flat_and_of_too_narrow_quantiles_high_at_the_ends():
+    actual, quantiles, probability = zero_inflated(200_000, np.random.default_rng(4))
+    assert metrics.pit_histogram(actual, quantiles, probability) == pytest.approx([0.1, 0.4, 0.4, 0.1], abs=0.005)
+    middle = quantiles[1]
+    narrow = metrics.pit_histogram(actual, middle + 0.5 * (quantiles - middle), probability)
+    assert narrow[0] > 0.11
+    assert narrow[3] > 0.13
+    assert narrow.sum() == pytest.approx(1)
 
 
 @settings(max_examples=40, deadline=None)
