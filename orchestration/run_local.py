@@ -58,8 +58,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--horizon_days", type=shared.days, required=True, help="how far ahead to forecast")
     parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
     parser.add_argument(
-        "--training_snapshots", type=shared.positive, default=2, metavar="N",
-        help="at most this many training cutoffs, each a horizon before the other, as far as the history reaches",
+        "--training_snapshots", type=shared.positive, default=13, metavar="N",
+        help="at most this many training cutoffs, a month apart, as far as the history reaches (default: 13, a year; "
+        "each is one more reading of the orders)",
     )  # fmt: skip
     parser.add_argument("--project", help="BigQuery: whose quota and bill the queries are on (default: the table's)")
     parser.add_argument(

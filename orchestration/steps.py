@@ -121,12 +121,26 @@ class Cycle:
         )  # fmt: skip
 
 
-def training_cutoffs(
-    first_day: datetime.date, cutoff: datetime.date, horizon_days: int, most: int
-) -> tuple[datetime.date, ...]:
-    """The latest cutoffs whose labels end at or before ``cutoff`` and one another, latest first.
+# A year of them sees every season; half a month apart where the history has few.
+MONTH_DAYS, HALF_MONTH_DAYS, FEW_CUTOFFS = 28, 14, 4
+TRAINING_SNAPSHOTS = 13
 
-    A snapshot with less history than one horizon has hardly a repeat customer in it and is left out.
+
+def training_cutoffs(
+    first_day: datetime.date, cutoff: datetime.date, horizon_days: int, most: int = TRAINING_SNAPSHOTS
+) -> tuple[datetime.date, ...]:
+    """Cutoffs whose labels end at or before ``cutoff``, latest first, at most so many.
+
+    Their labels overlap one another, never the evaluation's: more windows show more seasons and more ages of customers,
+    which a network needs more than independent rows. A snapshot of less history than a third of the horizon has hardly
+    a repeat customer in it and is left out.
     """
-    steps = (cutoff - datetime.timedelta(days=horizon_days * i) for i in range(1, most + 1))
-    return tuple(day for day in steps if (day - first_day).days >= horizon_days)
+    latest = cutoff - datetime.timedelta(days=horizon_days)
+    least = max(HALF_MONTH_DAYS, horizon_days // 3)
+    found: tuple[datetime.date, ...] = ()
+    for apart in (MONTH_DAYS, HALF_MONTH_DAYS):
+        days = (latest - datetime.timedelta(days=apart * i) for i in range(most))
+        found = tuple(day for day in days if (day - first_day).days >= least)
+        if len(found) >= FEW_CUTOFFS:
+            break
+    return found

@@ -1,4 +1,4 @@
-"""A model directory -> forecasts of customers. What every user of a model calls, whatever kind it is.
+"""A model directory -> forecasts of customers. What every user of a model calls, whatever it is made of.
 
 predictor = load("model/")
 predictions = predictor.predict(customers, as_of=datetime.date(2011, 12, 10))
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from trainer.blend import Blend
+
 FORECAST_COLUMNS = (
     "predicted_value", "value_p10", "value_p50", "value_p90", "purchase_probability", "expected_orders",
 )  # fmt: skip
+# The members a model can have; each in a directory of its name, the network's is what TensorFlow Serving loads.
+NETWORK, BOOSTING, PURCHASES = "saved_model", "boosting", "btyd"
+MEMBERS = (NETWORK, PURCHASES, BOOSTING)
+KINDS = ("blend", "ziln", "boosting", "pareto", "mbgnbd", "bgnbd")
+"""What a manifest calls a model: a mix, or its only member."""
 COLUMNS = tuple(column for column in schema.PREDICTIONS if column.name != "decile")
 """What ``predict`` returns: ``schema.PREDICTIONS`` but the decile, which only a whole run can know."""
 # Rows a call: 1M customers took 1.7 CPU-s at 4,096, 1.3 at 32,768, no less above, and memory grows with it.
@@ -30,6 +37,12 @@ _CHUNK_ROWS = 32_768
 
 class ForecastError(ValueError):
     """A model answered with what no forecast can be: the model is unusable, not the customer."""
+
+
+class Member(Protocol):
+    """What a model is made of: forecasts of [n] customers by name of ``FORECAST_COLUMNS``, [n] each."""
+
+    def forecasts(self, customers: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]: ...
 
 
 class Predictor(Protocol):
@@ -70,30 +83,44 @@ def load(model_dir: str) -> Predictor:
 def load_unfinished(model_dir: str, facts: Mapping[str, Any]) -> Predictor:
     """The predictor of a directory whose manifest is still to be written, by its maker; ``facts`` stands for it."""
     kind = facts["model"]
-    if kind not in _LOADERS:
-        raise rejected(f"the model kind of {model_dir}", kind, ", ".join(sorted(_LOADERS)))
-    return _LOADERS[kind](model_dir, facts)
+    if kind not in KINDS:
+        raise rejected(f"the model kind of {model_dir}", kind, ", ".join(KINDS))
+    from trainer import blend
+
+    content = blend.read(model_dir)
+    members = {name: load_member(name, storage.join(model_dir, name)) for name in content.weights}
+    return BlendPredictor(int(facts["horizon_days"]), str(facts["model_version"]), members, content)
 
 
 @dataclass(frozen=True)
-class ZilnPredictor:
-    """A network exported by ``trainer.export``; ``signature`` is its ``raw`` one."""
+class BlendPredictor:
+    """One member or a mix of several, see ``trainer.blend``."""
 
     horizon_days: int
     model_version: str
+    members: Mapping[str, Member]
+    content: Blend
+
+    def predict(self, customers: pa.RecordBatch | pa.Table, as_of: datetime.date) -> pa.RecordBatch:
+        said = {name: member.forecasts(customers) for name, member in self.members.items()}
+        forecasts = self.content.forecasts(said, as_of)
+        return assemble(customers["customer_id"], forecasts, as_of, self.horizon_days, self.model_version)
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ensemble exported by ``trainer.export``; ``signature`` is its ``raw`` one."""
+
     signature: Callable[..., Mapping[str, Any]]
     saved_model: Any  # TensorFlow frees the graph's variables with their owner
 
-    def predict(self, customers: pa.RecordBatch | pa.Table, as_of: datetime.date) -> pa.RecordBatch:
-        from transforms import record_batches
-
-        forecasts = self._forecasts(record_batches.dense(customers), customers.num_rows)
-        return assemble(customers["customer_id"], forecasts, as_of, self.horizon_days, self.model_version)
-
-    def _forecasts(self, inputs: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    def forecasts(self, customers: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
         import numpy as np
         import tensorflow as tf
 
+        from transforms import record_batches
+
+        inputs, rows = record_batches.dense(customers), customers.num_rows
         result = {name: np.empty(rows, np.float64) for name in FORECAST_COLUMNS}
         for start in range(0, rows, _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
@@ -145,12 +172,21 @@ def _check(forecasts: Mapping[str, np.ndarray]) -> None:
         raise ForecastError(f"purchase_probability reaches {forecasts['purchase_probability'].max()}, more than 1")
 
 
-def _load_ziln(model_dir: str, facts: Mapping[str, Any]) -> Predictor:
+def load_member(name: str, directory: str) -> Member:
+    """One member of a model, by the name of its directory."""
+    if name == NETWORK:
+        return _load_network(directory)
+    if name == BOOSTING:
+        from trainer import boosting
+
+        return boosting.load(directory)
+    from trainer import btyd_model
+
+    return btyd_model.load(directory)
+
+
+def _load_network(directory: str) -> Network:
     tf = quiet_tensorflow.import_tensorflow()
     with tempfile.TemporaryDirectory() as local:  # the graph is in memory afterwards
-        saved_model = tf.saved_model.load(storage.copy_directory(storage.join(model_dir, "saved_model"), local))
-    signature = saved_model.signatures["raw"]
-    return ZilnPredictor(int(facts["horizon_days"]), str(facts["model_version"]), signature, saved_model)
-
-
-_LOADERS: dict[str, Callable[[str, Mapping[str, Any]], Predictor]] = {"ziln": _load_ziln}
+        saved_model = tf.saved_model.load(storage.copy_directory(directory, local))
+    return Network(saved_model.signatures["raw"], saved_model)

@@ -92,8 +92,11 @@ def _require_equal(name: str, first: Snapshot, other: Snapshot) -> None:
         raise UsageError(f"{other.uri!r} has {name} {found}: accepted is {expected}, as in {first.uri!r}")
 
 
-def read_transformed(snapshots: Sequence[Snapshot], split: str) -> pa.Table:
-    """The transformed rows of one split of all the snapshots: flat columns, labels included.
+def read_transformed(snapshots: Sequence[Snapshot], splits: Sequence[str], most_rows: int | None = None) -> pa.Table:
+    """The transformed rows of some splits of all the snapshots: flat columns, labels included.
+
+    Args:
+      most_rows: about so many rows at random, the same ones every time; by default all.
 
     Raises:
       UsageError: there is none, or its labels are missing.
@@ -101,34 +104,53 @@ def read_transformed(snapshots: Sequence[Snapshot], split: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = pa.concat_tables([_read(s, "transformed", split) for s in snapshots])
+    share = _share(snapshots, splits, most_rows)
+    rows = pa.concat_tables([_read(s, "transformed", splits, share) for s in snapshots])
     where = ", ".join(snapshot.uri for snapshot in snapshots)
     if not rows.num_rows:
         raise UsageError(
-            f"--features {where} has no customer in the {split} split: accepted are snapshots of more customers"
+            f"--features {where} has no customer in the {' or '.join(splits)} split: accepted are snapshots of more customers"
         )
     if not all(pc.all(pc.is_finite(rows[name])).as_py() for name in schema.names(schema.LABELS)):
         raise UsageError(f"--features {where} has customers without labels: accepted are snapshots made for training")
     return rows
 
 
-def read_customers(snapshot: Snapshot, split: str | None = None) -> pa.Table:
-    """``schema.CUSTOMERS`` of a snapshot, of one split only if named.
+def read_customers(
+    snapshot: Snapshot, splits: Sequence[str] | None = None, columns: Sequence[str] | None = None,
+    most_rows: int | None = None,
+) -> pa.Table:  # fmt: skip
+    """``schema.CUSTOMERS`` of a snapshot, or some of its columns.
+
+    Args:
+      splits: by default all.
+      most_rows: about so many rows at random, the same ones every time; by default all.
 
     Raises:
       UsageError: there is no such customer, or labels are missing.
     """
-    rows = _read(snapshot, "raw", split)
+    splits = splits or schema.SPLITS
+    rows = _read(snapshot, "raw", splits, _share([snapshot], splits, most_rows), columns)
     if not rows.num_rows:
-        raise UsageError(f"--evaluation {snapshot.uri!r} has no customer to judge by: accepted is a larger snapshot")
-    if any(rows[name].null_count for name in schema.names(schema.LABELS)):
         raise UsageError(
-            f"--evaluation {snapshot.uri!r} has customers without labels: accepted is a snapshot with a horizon"
+            f"{snapshot.uri!r} has no customer in the {' or '.join(splits)} split: accepted is a larger snapshot"
         )
+    if any(rows[name].null_count for name in schema.names(schema.LABELS) if name in rows.column_names):
+        raise UsageError(f"{snapshot.uri!r} has customers without labels: accepted is a snapshot with a horizon")
     return rows
 
 
-def _read(snapshot: Snapshot, folder: str, split: str | None) -> pa.Table:
+def _share(snapshots: Sequence[Snapshot], splits: Sequence[str], most_rows: int | None) -> float:
+    """The share of the rows to read so that they are about ``most_rows``."""
+    if most_rows is None:
+        return 1.0
+    rows = sum(snapshot.manifest["splits"].get(split, 0) for snapshot in snapshots for split in splits)
+    return min(1.0, most_rows / max(rows, 1))
+
+
+def _read(
+    snapshot: Snapshot, folder: str, splits: Sequence[str], share: float, columns: Sequence[str] | None = None
+) -> pa.Table:
     import pyarrow as pa
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
@@ -136,5 +158,17 @@ def _read(snapshot: Snapshot, folder: str, split: str | None) -> pa.Table:
     directory = storage.join(snapshot.uri, folder)
     filesystem, _ = storage.resolve(directory)
     paths = storage.list_parts(directory, snapshot.manifest)
-    chosen = None if split is None else ds.field(schema.SPLIT.name) == split
-    return pa.concat_tables([pq.read_table(path, filesystem=filesystem, filters=chosen) for path in paths])
+    chosen = None if set(splits) == set(schema.SPLITS) else ds.field(schema.SPLIT.name).isin(list(splits))
+    tables = []
+    for path in paths:
+        part = pq.read_table(path, filesystem=filesystem, filters=chosen, columns=columns)
+        tables.append(part if share >= 1 else part.filter(_dice(path, part.num_rows) < share))
+    return pa.concat_tables(tables)
+
+
+def _dice(path: str, rows: int) -> Any:
+    """[rows] numbers in [0, 1): the same for the same part of a snapshot, wherever the snapshot lies."""
+    import numpy as np
+
+    seed = int.from_bytes(hashlib.sha256(path.rsplit("/", 1)[-1].encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).random(rows)

@@ -1,19 +1,19 @@
-"""Features directories -> a model directory: a trained network, judged on customers and days it never saw.
+"""Features directories -> a model directory: trained, judged on customers and days it never saw.
 
-    python -m trainer.task --features features/2011-03-01 features/2011-05-01 \\
+    python -m trainer.task --features features/2011-04-07 features/2011-03-10 features/2011-02-10 \\
         --evaluation features/2011-08-08 --output model/
 
-The network learns from the train split of every --features snapshot, stops early on their validation split, and
-is judged on --evaluation: on all its customers when its cutoff lies a full horizon after every training
-cutoff ("out of time"), or on its test split only when it is itself one of the --features ("by customer", for
-histories too short for more). The model directory holds saved_model/ (the transform inside), evaluation.json,
-evaluation.parquet and, written last, manifest.json; nothing else is needed to predict. Running the same command
-again does nothing; a half-written directory is made anew.
+By default (--model auto) a network, a buy-till-you-die model and boosted trees learn from the --features snapshots, the
+latest of which is held out once to see which of them to mix; evaluation.json says which and why. The model is judged on
+--evaluation: on all its customers when its cutoff lies a full horizon after every training cutoff ("out of time"), or
+on its test split only when it is itself one of the --features ("by customer", for histories too short for more).
+The model directory holds blend.json, a directory for each member (saved_model/ with the transform inside, btyd/,
+boosting/), evaluation.json, evaluation.parquet and, written last, manifest.json; nothing else is needed to predict.
+Running the same command again does nothing; a half-written directory is made anew.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -24,18 +24,28 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer import predictor, snapshots
+from trainer import snapshots
 from trainer.snapshots import Snapshot
-from transforms import quiet_tensorflow, storage
+from transforms import storage
 from transforms.cli import MOST_SEED, ArgumentParser, exit_code, whole_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from trainer import network
+    from trainer.training import Learned
 
 KIND = "model"
-MODELS = ("ziln",)
+MODELS = {
+    "auto": "the members that did best on an earlier window, mixed in equal parts",
+    "blend": "all the members that the data carry, mixed in equal parts",
+    "ziln": "the network: a zero-inflated lognormal value and a hurdle Poisson number of order days",
+    "boosting": "boosted trees",
+    "pareto": "Pareto/NBD and Gamma-Gamma",
+    "mbgnbd": "MBG/NBD and Gamma-Gamma",
+    "bgnbd": "BG/NBD and Gamma-Gamma",
+}
+# So many customers tell as much about a model as all do.
+MOST_JUDGED = 1_000_000
 DEFAULT_EPOCHS = 100
 
 
@@ -61,8 +71,8 @@ class TaskOptions:
             "--output", required=True, metavar="DIR", help="the model directory to make, local or gs://"
         )
         parser.add_argument(
-            "--model", choices=MODELS, default=MODELS[0],
-            help="ziln: a network for a zero-inflated lognormal value and a hurdle Poisson number of order days",
+            "--model", choices=list(MODELS), default="auto",
+            help="; ".join(f"{name}: {text}" for name, text in MODELS.items()) + " (default: auto)",
         )  # fmt: skip
         parser.add_argument(
             "--seed", type=whole_number(0, MOST_SEED), default=0, metavar="N",
@@ -113,14 +123,6 @@ def _arguments(options: TaskOptions, training: Sequence[Snapshot], evaluation: S
     return {**arguments, "features": list(options.features), "input_manifests": hashes}
 
 
-def model_version(kind: str, trained: network.Training, training: Sequence[Snapshot]) -> str:
-    """<kind>-<latest training cutoff>-<8 hex digits of what was learned>: equal models have equal versions."""
-    digest = hashlib.sha256(f"{training[0].transform_fingerprint} {asdict(trained.scales)}".encode())
-    for weights in trained.model.get_weights():
-        digest.update(weights.tobytes())
-    return f"{kind}-{max(snapshot.cutoff for snapshot in training)}-{digest.hexdigest()[:8]}"
-
-
 @dataclass(frozen=True)
 class _Task:
     """One training: checked arguments and inputs."""
@@ -134,20 +136,35 @@ class _Task:
 
     def run(self) -> dict[str, Any]:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as local:
-            trained, rows = _train(self.options, self.training, local)
-            storage.copy_directory(os.path.join(local, "saved_model"), storage.join(self.options.output, "saved_model"))
+        learned = self._learn()
         self._describe()
-        version = model_version(self.options.model, trained, self.training)
-        facts = self._facts(trained, rows, version)
-        _say(f"judging {version} {self.judged_by} on {self.evaluation.uri}")
-        judgement = self._judge(facts)
+        facts = self._facts(learned)
+        _say(f"judging {facts['model_version']} {self.judged_by} on {self.evaluation.uri}")
+        judgement = self._judge(learned, facts)
         manifest = storage.finish(
             self.options.output, KIND, self.arguments,
             {**facts, "metrics": judgement["models"]["model"], "verdict": judgement["verdict"]}, self.attempt,
         )  # fmt: skip
         _say(f"{self.options.output} is complete, {time.monotonic() - started:.0f} s")
         return manifest
+
+    def _learn(self) -> Learned:
+        """Trains, and writes the members."""
+        from trainer.predictor import NETWORK
+        from trainer.training import Plan, Training
+
+        latest_first = sorted(self.training, key=lambda snapshot: snapshot.cutoff, reverse=True)
+        plan = Plan(
+            self.options.model, latest_first, self.evaluation, self.judged_by == snapshots.BY_CUSTOMER,
+            self.options.epochs, self.options.seed,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as local:
+            learned = Training(plan, local, _say).run()
+            learned.save(self.options.output)
+            if NETWORK in learned.members:
+                storage.copy_directory(os.path.join(local, NETWORK), storage.join(self.options.output, NETWORK))
+        _say(f"mix: {learned.facts['choice']['why']}")
+        return learned
 
     def _describe(self) -> None:
         """Writes the statistics of all the customers learned from: what those to forecast are compared with."""
@@ -156,11 +173,14 @@ class _Task:
         learned = [statistics.read(storage.join(snapshot.uri, "statistics")) for snapshot in self.training]
         statistics.write(storage.join(self.options.output, "statistics"), statistics.Statistics.merge(learned))
 
-    def _facts(self, trained: network.Training, rows: dict[str, int], version: str) -> dict[str, Any]:
+    def _facts(self, learned: Learned) -> dict[str, Any]:
         """What the manifest and ``evaluation.json`` tell of the training."""
+        latest = max(snapshot.cutoff for snapshot in self.training)
+        fingerprint = learned.fingerprint(self.training[0].transform_fingerprint)
         return {
-            "model": self.options.model,
-            "model_version": version,
+            "model": learned.kind,
+            # Equal models have equal versions.
+            "model_version": f"{learned.kind}-{latest}-{fingerprint}",
             "horizon_days": self.evaluation.horizon_days,
             "history_days": self.evaluation.history_days,
             "training_cutoffs": [snapshot.cutoff.isoformat() for snapshot in self.training],
@@ -169,63 +189,43 @@ class _Task:
             "transform_fingerprint": self.training[0].transform_fingerprint,
             "schema_fingerprint": self.training[0].schema_fingerprint,
             "seed": self.options.seed,
-            "training_rows": rows["train"],
-            "validation_rows": rows["validation"],
-            "batch_size": trained.batch_size,
-            "epochs_run": len(trained.history),
-            "best_epoch": trained.best_epoch,
-            "validation_loss": trained.history[trained.best_epoch - 1],
-            "scales": asdict(trained.scales),
+            **learned.facts,
+            "notes": learned.notes,
         }
 
-    def _judge(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Scores the evaluation customers with the model as exported, writes ``evaluation.{json,parquet}``."""
-        from trainer import baselines, evaluate
+    def _judge(self, learned: Learned, facts: dict[str, Any]) -> dict[str, Any]:
+        """Scores the evaluation customers with the model as written, writes ``evaluation.{json,parquet}``."""
+        from trainer import baselines, evaluate, fitted_baselines
 
-        customers = snapshots.read_customers(
-            self.evaluation, "test" if self.judged_by == snapshots.BY_CUSTOMER else None
-        )
-        predictions = _score(self.options, facts, customers, self.evaluation)
-        horizon_days = self.evaluation.horizon_days
+        evaluation, horizon_days = self.evaluation, self.evaluation.horizon_days
+        splits = ("test",) if self.judged_by == snapshots.BY_CUSTOMER else None
+        customers = snapshots.read_customers(evaluation, splits, most_rows=MOST_JUDGED)
+        predictions = _score(self.options, facts, customers, evaluation)
+        _say("fitting the baselines")
+        training = [snapshots.read_customers(s, most_rows=MOST_JUDGED) for s in self.training]
+        fitted = fitted_baselines.forecasts(training, customers, horizon_days, self.options.seed)
         judgement = {
-            **evaluate.evaluate(customers, predictions, horizon_days=horizon_days, seed=self.options.seed),
+            **evaluate.evaluate(
+                customers, predictions, horizon_days=horizon_days, seed=self.options.seed, forecasts=fitted.forecasts,
+                cutoff=evaluation.cutoff,
+            ),
             "split": self.judged_by,
             "training": facts,
-        }
+        }  # fmt: skip
+        judgement["warnings"] += [*fitted.notes, *learned.notes]
         text = json.dumps(judgement, indent=2, ensure_ascii=False)
         storage.write_bytes(storage.join(self.options.output, "evaluation.json"), text.encode())
+        compared = {**baselines.baseline_forecasts(customers, horizon_days), **fitted.forecasts}
         storage.write_parquet(
-            _evaluation_table(customers, predictions, baselines.baseline_forecasts(customers, horizon_days)),
-            storage.join(self.options.output, "evaluation.parquet"),
+            _evaluation_table(customers, predictions, compared), storage.join(self.options.output, "evaluation.parquet")
         )
         return judgement
 
 
-def _train(options: TaskOptions, training: Sequence[Snapshot], local: str) -> tuple[network.Training, dict[str, int]]:
-    """Trains on the snapshots and exports to ``local``/saved_model; also returns the rows of each split."""
-    quiet_tensorflow.import_tensorflow()
-    from trainer import export, network
-
-    examples = {
-        split: network.Examples.of(snapshots.read_transformed(training, split)) for split in ("train", "validation")
-    }
-    rows = {split: len(of) for split, of in examples.items()}
-    _say(
-        f"training on {rows['train']:,} rows of {len(training)} snapshot(s), {rows['validation']:,} rows for validation"
-    )
-    trained = network.train(
-        examples["train"], examples["validation"],
-        horizon_days=training[0].horizon_days, epochs=options.epochs, seed=options.seed, progress=_say,
-    )  # fmt: skip
-    _say(f"best of {len(trained.history)} epochs is {trained.best_epoch}")
-    transform = os.path.join(local, "transform")
-    storage.copy_directory(storage.join(training[0].uri, "transform_fn"), transform)
-    export.export(trained, transform, os.path.join(local, "saved_model"))
-    return trained, rows
-
-
 def _score(options: TaskOptions, facts: dict[str, Any], customers: pa.Table, evaluation: Snapshot) -> pa.Table:
     import pyarrow as pa
+
+    from trainer import predictor
 
     loaded = predictor.load_unfinished(options.output, facts)
     return pa.Table.from_batches([loaded.predict(customers, evaluation.cutoff)])

@@ -182,6 +182,11 @@ def write_features(
         str(directory),
         "features",
         arguments,
-        {"rows": customers.num_rows, "parts": parts, "transform_fingerprint": fingerprint},
+        {
+            "rows": customers.num_rows,
+            "parts": parts,
+            "transform_fingerprint": fingerprint,
+            "splits": {split: customers["split"].to_pylist().count(split) for split in schema.SPLITS},
+        },
     )
     return str(directory)

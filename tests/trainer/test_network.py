@@ -102,7 +102,7 @@ def test_hardly_any_buyer_is_survived(buyers: int) -> None:
 
 def test_forecasts_stay_below_the_cap_and_in_order_at_wild_logits() -> None:
     scales = network.Scales(money=50.0, value_cap=1000.0, max_rate=89.0)
-    logits = np.random.default_rng(0).normal(scale=1e4, size=(2000, network.LOGITS)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(scale=1e4, size=(2000, 3, network.LOGITS)).astype(np.float32)
     result = {
         name: values.numpy() for name, values in network.forecast(keras.ops.convert_to_tensor(logits), scales).items()
     }
