@@ -18,6 +18,7 @@ from transforms.cli import ArgumentParser, exit_code
 if TYPE_CHECKING:
     import pyarrow as pa
 
+TRAINING_SNAPSHOTS = 6  # half the default: somebody is waiting to see it
 HORIZON_DAYS = 91  # a quarter: the data hold its season of the year before
 
 
@@ -36,7 +37,10 @@ def run(argv: list[str] | None = None) -> None:
     orders = os.path.join(options.workdir, "cdnow_orders.parquet")
     if not os.path.exists(orders):
         write_orders(orders)
-    cycle = run_local.run(["--orders", orders, "--horizon_days", str(HORIZON_DAYS), "--workdir", options.workdir])
+    cycle = run_local.run([
+        "--orders", orders, "--horizon_days", str(HORIZON_DAYS), "--training_snapshots", str(TRAINING_SNAPSHOTS),
+        "--workdir", options.workdir,
+    ])  # fmt: skip
     customer = best_customer(cycle.predictions)
     print(f"\nthe customer with the highest forecast, as served:  {customer}")
     lookup.run(["--serving", cycle.serving, customer])

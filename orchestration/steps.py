@@ -141,6 +141,6 @@ def training_cutoffs(
     for apart in (MONTH_DAYS, HALF_MONTH_DAYS):
         days = (latest - datetime.timedelta(days=apart * i) for i in range(most))
         found = tuple(day for day in days if (day - first_day).days >= least)
-        if len(found) >= FEW_CUTOFFS:
+        if len(found) >= min(FEW_CUTOFFS, most):
             break
     return found

@@ -32,7 +32,7 @@ class Score(beam.DoFn):
     def process(self, uri: str) -> Iterator[str]:
         import pyarrow as pa
 
-        customers = storage.read_parquet(uri, schema.names((schema.CUSTOMER_ID, *schema.model_inputs())))
+        customers = storage.read_parquet(uri, schema.names((schema.CUSTOMER_ID, *schema.FEATURES)))
         batches = customers.combine_chunks().to_batches(max_chunksize=SCORED_ROWS)
         scored = pa.Table.from_batches([self.predictor.predict(batch, self.as_of) for batch in batches])
         path = storage.join(self.directory, os.path.basename(uri))

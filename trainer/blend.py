@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.calibration import Calibration
+from trainer.predictor import MEMBERS
 from transforms import storage
-from transforms.errors import UsageError
+from transforms.errors import UsageError, rejected
 
 Array = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ def read(model_dir: str) -> Blend:
     """The blend of a model directory.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is none, or it names a member this code does not know.
     """
     path = storage.join(model_dir, FILE)
     if not storage.exists(path):
@@ -74,4 +75,7 @@ def read(model_dir: str) -> Blend:
             f"{model_dir} holds no {FILE}: it was trained by an earlier version of this code, train it anew"
         )
     content = json.loads(storage.read_bytes(path))
+    for name in content["weights"]:
+        if name not in MEMBERS:
+            raise rejected(f"the member of {path}", name, ", ".join(MEMBERS))
     return Blend(content["weights"], Calibration.from_json(content["calibration"]))

@@ -1,11 +1,13 @@
 """What earlier windows say about a mix's level, deciles and range: applied to later forecasts where they say it clearly.
 
-- Season: a forecast's total is corrected by how far the same season of an earlier year lay off the average of a
-  year's windows. The window next before the forecast's says nothing about it: corrected by that, CDNOW's totals became no
-  better (-19% became -16%), for a quarter's season is its own.
+- Level: what happened over what is said, on average over the windows learned from. Members that extrapolate are off there
+  too, and a lognormal's mean hangs on its tail.
+- Season: how far the same season of an earlier year lay off that average. The window next before the forecast's says
+  nothing about it: corrected by that, CDNOW's totals became no better (-19% became -16%), for a quarter's season is its own.
 - Deciles: the ratio of what happened to what was said by tenth, without the level, where it shows in either half of the
   customers.
-- Range: the p90 moved so that a tenth of the labels lay above it, where the share above it was off beyond chance.
+- Range: the p90 moved so that a tenth of the labels lay above it, where the share above it was off beyond chance. Of those
+  whose p90 is positive: who buys with less than a tenth's probability has a p90 of 0, and is above it more rarely.
 
 The last two come from forecasts made for a window by models that had not seen it.
 """
@@ -27,6 +29,8 @@ YEAR_DAYS = 365
 SEASON_TOLERANCE_DAYS = 15
 # An average over less than this is no average over the seasons.
 LEAST_SPAN_DAYS = 270
+# Of the share above p90: with many customers, anything is clearly off, and nobody acts on less.
+RANGE_TOLERANCE = 0.005
 MOST_LEVEL, MOST_RANGE, MOST_DECILE = 2.0, 2.0, 1.5
 # Standard errors by which something has to be off before it is believed.
 CLEARLY = 2.0
@@ -55,14 +59,27 @@ class Calibration:
     p90_factor: float = 1.0
     why: tuple[str, ...] = ()
 
+    @property
+    def level(self) -> float:
+        """The factor of every forecast of money; 1 where the windows do not say clearly that they were off.
+
+        Their labels overlap and their customers are the same: all together they are taken to know no more than one does.
+        """
+        if not self.windows:
+            return 1.0
+        usual = float(np.mean([np.log(window.value_ratio) for window in self.windows]))
+        if abs(usual) <= CLEARLY * float(np.mean([window.error for window in self.windows])):
+            return 1.0
+        return float(np.clip(np.exp(usual), 1 / MOST_LEVEL, MOST_LEVEL))
+
     def season(self, as_of: datetime.date) -> tuple[float, datetime.date | None]:
-        """The factor of a forecast as of a date, and the cutoff it was learned at; 1 and None where there is none."""
+        """The factor beside the level's of a forecast as of a date, and the cutoff it was learned at; else 1 and None."""
         if not self.windows:
             return 1.0, None
         cutoffs = [window.cutoff for window in self.windows]
         if (max(cutoffs) - min(cutoffs)).days < LEAST_SPAN_DAYS:
             return 1.0, None
-        same = [w for w in self.windows if _off_season(w.cutoff, as_of) <= SEASON_TOLERANCE_DAYS and w.cutoff < as_of]
+        same = [w for w in self.windows if _off_season(w.cutoff, as_of) <= SEASON_TOLERANCE_DAYS]
         if not same:
             return 1.0, None
         window = min(same, key=lambda w: _off_season(w.cutoff, as_of))
@@ -74,11 +91,11 @@ class Calibration:
 
     def apply(self, forecasts: Mapping[str, Array], as_of: datetime.date) -> dict[str, Array]:
         """Forecasts by column, [n] each, corrected; the quantiles stay in order."""
-        factor, _ = self.season(as_of)
-        result = dict(forecasts)
+        factor = self.level * self.season(as_of)[0]
+        # By decile first: the points were learned where forecasts lie before any level or season moves them.
+        result = {**forecasts, "predicted_value": _by_decile(forecasts["predicted_value"], self.deciles)}
         for name in _MONEY:
             result[name] = result[name] * factor
-        result["predicted_value"] = _by_decile(result["predicted_value"], self.deciles)
         result["value_p90"] = result["value_p90"] * self.p90_factor
         for name in ("value_p50", "value_p10"):
             result[name] = np.minimum(result[name], result["value_p90"])
@@ -122,8 +139,10 @@ def of_evidence(actual: Array, forecasts: Mapping[str, Array], halves: NDArray[n
     Args:
       halves: [n], which half of the customers each is of, at random.
     """
-    if len(actual) < _FEWEST or not actual.any():
+    if len(actual) < _FEWEST:
         return Calibration(why=(f"{len(actual)} customers are too few to calibrate by",))
+    if not (actual.any() and forecasts["predicted_value"].any()):
+        return Calibration(why=("nothing was sold, or nothing was expected: there is nothing to calibrate by",))
     deciles, why_deciles = _deciles(actual, forecasts["predicted_value"], halves)
     factor, why_range = _range(actual, forecasts["value_p90"])
     return Calibration(deciles=deciles, p90_factor=factor, why=(why_deciles, why_range))
@@ -147,9 +166,13 @@ def _deciles(actual: Array, predicted: Array, halves: NDArray[np.bool_]) -> tupl
 
 
 def _decile_points(actual: Array, predicted: Array) -> tuple[tuple[float, float], ...]:
+    """For every tenth of [n] customers the logarithms of its mean forecast and of its correction, in ascending order.
+
+    The corrections keep the total of these customers.
+    """
     order = np.argsort(predicted, kind="stable")
     level = np.log(actual.sum() / predicted.sum()) if actual.sum() > 0 else 0.0
-    points = []
+    points: list[tuple[float, float]] = []
     for tenth in np.array_split(order, DECILES):
         happened, said = actual[tenth].sum(), predicted[tenth].sum()
         if happened > 0 and said > 0:
@@ -157,15 +180,18 @@ def _decile_points(actual: Array, predicted: Array) -> tuple[tuple[float, float]
             points.append(
                 (float(np.log(said / len(tenth))), float(np.clip(np.log(happened / said) - level, -bound, bound)))
             )
-    return tuple(sorted(points))
+    points.sort()
+    # Between the points, and where customers may not overtake, some of the total is won or lost.
+    won = float(np.log(_by_decile(predicted, points).sum() / predicted.sum())) if points else 0.0
+    return tuple((at, log_factor - won) for at, log_factor in points)
 
 
 def _by_decile(predicted: Array, points: Sequence[tuple[float, float]]) -> Array:
-    """Forecasts corrected along the points, linear in logarithms between them; total and ranks are kept."""
+    """Forecasts corrected along the points, linear in logarithms between them; nobody overtakes."""
     if not points or not predicted.any():
         return predicted
     at, log_factor = np.array(points).T
-    # Nobody may overtake: the corrected value never falls where the forecast rises.
+    # The corrected value never falls where the forecast rises; where it would, it stands still.
     reached = np.maximum.accumulate(at + log_factor)
     logs = np.log(np.maximum(predicted, 1e-300))
     return predicted * np.exp(np.interp(logs, at, reached - at))
@@ -180,10 +206,13 @@ def _error(actual: Array, predicted: Array) -> float:
 
 
 def _range(actual: Array, p90: Array) -> tuple[float, str]:
-    share, n = float(np.mean(actual > p90)), len(actual)
-    error = np.sqrt(0.1 * 0.9 / n)
-    if abs(share - 0.1) <= CLEARLY * error or not (p90 > 0).any():
-        return 1.0, f"range as it is: {share:.1%} of the labels lay above p90"
-    ratio = np.where(actual > 0, actual / np.maximum(p90, 1e-300), 0.0)
+    some = p90 > 0
+    n = int(some.sum())
+    if n < _FEWEST:
+        return 1.0, f"range as it is: {n} customers with a p90 above 0 are too few to tell"
+    ratio = actual[some] / p90[some]
+    share, error = float(np.mean(ratio > 1)), np.sqrt(0.1 * 0.9 / n)
+    if abs(share - 0.1) <= max(CLEARLY * error, RANGE_TOLERANCE):
+        return 1.0, f"range as it is: {share:.1%} of the labels lay above a p90 that is not 0"
     factor = float(np.clip(np.quantile(ratio, 0.9), 1 / MOST_RANGE, MOST_RANGE))
-    return factor, f"p90 times {factor:.2f}: {share:.1%} of the labels lay above it"
+    return factor, f"p90 times {factor:.2f}: {share:.1%} of the labels lay above one that is not 0"

@@ -3,7 +3,7 @@
 All members in equal parts is what is believed beforehand: on every data set measured so far the equal mix ranked
 customers better than its best member, whichever that was, and fitted weights of so few and so similar members are known to
 do no better than equal ones (the "forecast combination puzzle": Claeskens, Magnus, Vasnev and Wang 2016). A smaller mix
-takes its place only where the paired intervals say that it was better in a main metric and worse in none.
+takes its place only where the paired intervals say that it was better in two measures at least and worse in none.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from trainer.evaluation_text import HIGHER_IS_BETTER, listed
 Array = NDArray[np.float64]
 
 OUT_OF_TIME, OTHER_CUSTOMERS = "a later window", "other customers of the same windows"
-# What is compared: the order of customers, and the money of the single one. Not the level nor the error by tenth, which is
-# mostly level: a neighbouring window's says nothing about the next one's.
+# What is compared: the order of customers, and the money of the single one once the totals agree. Not the level, nor the error
+# by tenth, which is mostly level: a neighbouring window's says nothing about the next one's.
 METRICS = ("normalised_gini", "rmse_capped", "spearman")
+# Of them a smaller mix has to be better in: six mixes and three measures at 95% find one by chance every third time.
+LEAST_BETTER = 2
 FEWEST_BUYERS = 100
 _SUBSET = 25_000
 SPOKEN = {"saved_model": "the network", "btyd": "the purchase model", "boosting": "the trees"}
@@ -77,9 +79,11 @@ class _Mixes:
 
     def _of(self, predicted: Array, best: metrics.GainCurve, ranks: Array, weight: Array) -> dict[str, Array]:
         curve = metrics.GainCurve.of(self.actual, predicted, weight)
+        total = float(predicted.sum())
+        levelled = predicted * (self.actual.sum() / total) if total > 0 else predicted
         return {
             "normalised_gini": metrics.gini_ratio(curve, best),
-            "rmse_capped": metrics.rmse_capped(self.actual, predicted, self.cap, weight),
+            "rmse_capped": metrics.rmse_capped(self.actual, levelled, self.cap, weight),
             "spearman": metrics.rank_correlation(ranks, predicted, self.tie_break, weight),
         }
 
@@ -99,7 +103,7 @@ def choose(evidence: Evidence | None, members: tuple[str, ...], seed: int) -> Ch
         why = f"{names} in equal parts: {bought} buyers to judge by are too few to say which does better alone"
         return Choice(dict(everybody.weights), why, {})
     compared = _compare(evidence, members, seed)
-    better = {name: of for name, of in compared["instead"].items() if of["better"] and not of["worse"]}
+    better = {n: of for n, of in compared["instead"].items() if len(of["better"]) >= LEAST_BETTER and not of["worse"]}
     judged = f"judged by {evidence.basis}, {evidence.window}, {len(evidence.value):,} customers"
     if not better:
         return Choice(dict(everybody.weights), f"{names} in equal parts: {judged}, no smaller mix is better", compared)

@@ -19,12 +19,14 @@ import pyarrow as pa
 import tensorflow as tf
 
 from trainer import hurdle_poisson, mixture, ziln
+from trainer.settings import DEFAULTS, Settings
 from transforms import preprocessing
 
 VALUE_LOGITS = 3
 LOGITS = VALUE_LOGITS + 2
 # Halve the rate after 2 epochs without progress, give up after 6: two halvings get their chance.
 HALVE_AFTER_EPOCHS, STOP_AFTER_EPOCHS = 2, 6
+LAST_RATE = 0.05  # of the first, where the rate falls by plan
 # Loss differences of rare customers with large values are noise below this.
 MIN_IMPROVEMENT = 1e-4
 # No forecast exceeds twice the largest value any training customer ever had: beyond the data a lognormal's mean
@@ -85,20 +87,6 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a search may vary.
-
-    One seed moves the RMSE of a small shop by a third and its total by several percent, hence ``members``.
-    ``weight_decay`` is decoupled (Loshchilov and Hutter 2019).
-    """
-
-    hidden_units: tuple[int, ...] = (64, 32)
-    members: int = 6
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True)
 class Training:
     """A trained network: the weights of ``best_epoch`` (from 1).
 
@@ -117,7 +105,7 @@ def batch_size(rows: int) -> int:
     return int(min(8192, max(64, 2 ** round(math.log2(max(rows, 1) / 60)))))
 
 
-def build(initial_logits: np.ndarray, settings: Settings = Settings(), seed: int = 0) -> keras.Model:
+def build(initial_logits: np.ndarray, settings: Settings = DEFAULTS, seed: int = 0) -> keras.Model:
     """{numeric [b, k], vocabulary inputs [b]} -> [b, members, 5] logits, which start at ``initial_logits`` [5] for all."""
     numeric = keras.Input((len(preprocessing.numeric_outputs()),), name="numeric")
     inputs = {"numeric": numeric}
@@ -209,29 +197,36 @@ def forecast(logits: tf.Tensor, scales: Scales) -> dict[str, tf.Tensor]:
 
 def train(
     examples: Examples, validation: Examples | None, *, horizon_days: int, epochs: int, seed: int,
-    progress: Callable[[str], None], settings: Settings = Settings(),
+    progress: Callable[[str], None], settings: Settings = DEFAULTS,
+    give_up: Callable[[int, float], bool] | None = None,
 ) -> Training:  # fmt: skip
     """Fits an ensemble by Adam; the same seed gives the same weights on one machine.
 
     Args:
       validation: training stops early on these; without them it runs for all the ``epochs``.
+      give_up: asked after each epoch (from 1), with its validation loss, whether to stop at once.
     """
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    scales = Scales.of(examples, horizon_days)
+    scales, size = Scales.of(examples, horizon_days), batch_size(len(examples))
     model = build(initial_logits(examples, scales), settings, seed)
+    rate: float | keras.optimizers.schedules.LearningRateSchedule = settings.learning_rate
+    if validation is None:  # nothing tells when to halve the rate: it falls by plan, to where halving would have led
+        rate = keras.optimizers.schedules.CosineDecay(rate, epochs * math.ceil(len(examples) / size), LAST_RATE)
     model.compile(
-        keras.optimizers.Adam(settings.learning_rate, weight_decay=settings.weight_decay or None),
+        keras.optimizers.Adam(rate, weight_decay=settings.weight_decay or None),
         # A mean over the members: Adam's steps do not depend on a loss's scale, so each learns as if it were alone.
         loss=lambda targets, logits: loss(targets, logits, scales.max_rate),
         # Compiling with XLA costs more than these small steps ever win back.
         jit_compile=False,
     )
-    size, stopping, held_out = batch_size(len(examples)), _stopping(), None
+    stopping, held_out = _stopping(), None
     callbacks = [_reporting(len(examples), progress)]
     if validation is not None:
         held_out = (validation.inputs(), validation.targets(scales))
         callbacks = [_halving(), stopping, *callbacks]
+        if give_up:
+            callbacks.append(_giving_up(model, give_up))
     history = model.fit(
         examples.inputs(),
         examples.targets(scales),
@@ -254,6 +249,14 @@ def _stopping() -> keras.callbacks.EarlyStopping:
 
 def _halving() -> keras.callbacks.Callback:
     return keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=HALVE_AFTER_EPOCHS, min_delta=MIN_IMPROVEMENT)
+
+
+def _giving_up(model: keras.Model, give_up: Callable[[int, float], bool]) -> keras.callbacks.Callback:
+    def ask(epoch: int, logs: dict[str, float]) -> None:
+        if give_up(epoch + 1, float(logs["val_loss"])):
+            model.stop_training = True
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=ask)
 
 
 def _reporting(rows: int, write: Callable[[str], None]) -> keras.callbacks.Callback:

@@ -58,7 +58,7 @@ class Predictor(Protocol):
         """Forecasts of [n] customers, in their order.
 
         Args:
-          customers: at least customer_id and ``schema.model_inputs()``.
+          customers: at least customer_id and ``schema.FEATURES``: the network reads the model inputs, the trees all numbers.
           as_of: the cutoff of the customers' features; goes into the rows.
 
         Returns:

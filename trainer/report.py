@@ -18,24 +18,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from trainer.report_distributions import Compared
-    from trainer.report_sections import Inputs
+    from trainer.report_inputs import Inputs
 
 _DESCRIPTION = """\
 Writes one self-contained HTML file (about 5 MB, opens without a network) about a model: how good its
-forecasts are beside simple ones, whether money, probabilities and ranges come true, who matters most,
-whether the customers are like those it learned from, where the data went and which code and arguments
-made it all.
+forecasts are beside simpler ones, whether money, purchases, probabilities and ranges come true and for whom,
+who matters most, whether the customers are like those it learned from, what the model is made of and where
+it ends (a model card), where the data went and which code and arguments made it all.
 
 example:
   python -m trainer.report --model models/v3 --features snapshots/2011-06-01 snapshots/2011-09-01 \\
       --predictions predictions/2011-12-10 --output report.html
 """
+_PURCHASES = "btyd"
 _TOP_COLUMNS = [
     "customer_id", "predicted_value", "value_p10", "value_p90", "purchase_probability", "expected_orders",
 ]  # fmt: skip
 _JUDGED_COLUMNS = [
     "future_value", "future_orders", "value_p50", *_TOP_COLUMNS,
 ]  # fmt: skip
+# Earlier versions' evaluations lack them.
+_MAY_BE_JUDGED = ["frequency", "days_since_last"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def _read_parquet(directory: str, files: list[str], columns: list[str]) -> pa.Ta
     missing = [name for name in columns if name not in source.schema.names]
     if missing:
         raise UsageError(f"{directory} lacks the columns {', '.join(missing)}: it has {', '.join(source.schema.names)}")
-    baselines = [name for name in source.schema.names if name.startswith("baseline_")]
-    table = source.to_table(columns=[*columns, *baselines])
+    more = [name for name in source.schema.names if name.startswith("baseline_") or name in _MAY_BE_JUDGED]
+    table = source.to_table(columns=[*columns, *more])
     if not table.num_rows:
         raise UsageError(f"{directory} holds no row")
     return table
@@ -113,13 +116,22 @@ def _read_compared(model: str, predictions: str) -> Compared | None:
     return Compared(statistics.read(learned), statistics.read(served), json.loads(storage.read_bytes(skew)))
 
 
+def _read_fitted(model: str, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The buy-till-you-die member's parameters; none where it is no member."""
+    from trainer import fitted_json
+
+    weights = (evaluation.get("training") or {}).get("choice", {}).get("weights", {})
+    files = ("purchases.json", "spend.json") if _PURCHASES in weights else ()
+    return [fitted_json.read(storage.join(model, _PURCHASES, name)) for name in files]
+
+
 def load(options: Options) -> Inputs:
     """Reads everything the sections need.
 
     Raises:
       UsageError: a directory is missing, half-written, of another kind, or without rows.
     """
-    from trainer.report_sections import Inputs
+    from trainer.report_inputs import Inputs
 
     model = storage.read_manifest(options.model, "model")
     features = [storage.read_manifest(directory, "features") for directory in options.features]
@@ -130,7 +142,8 @@ def load(options: Options) -> Inputs:
         files = storage.list_files(options.predictions, ".parquet")
         predicted = _read_parquet(options.predictions, files, _TOP_COLUMNS)
         compared = _read_compared(options.model, options.predictions)
-    return Inputs(model, evaluation, judged, features, predictions, predicted.select(_TOP_COLUMNS), compared)
+    fitted = _read_fitted(options.model, evaluation)
+    return Inputs(model, evaluation, judged, features, predictions, predicted.select(_TOP_COLUMNS), compared, fitted)
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:

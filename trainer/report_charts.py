@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +12,7 @@ from trainer.metrics import DECILES, Array, GainCurve
 
 # Okabe and Ito (2008), "Color universal design": told apart with every kind of colour vision.
 MODEL_COLOUR, ACTUAL_COLOUR, BEST_COLOUR = "#0072B2", "#3B4754", "#E69F00"
-OTHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+OTHER_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8A6D00")
 _GRID = "#E6EAEE"
 _BY_TENTH = "Tenth of customers, best first"
 _CURVE_POINTS = 101
@@ -28,7 +28,8 @@ def colours(baselines: Sequence[str], best: str) -> dict[str, str]:
     return {best: BEST_COLOUR, **{name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}}
 
 
-def _chart(x_title: str, y_title: str, height: int = 400) -> go.Figure:
+def blank(x_title: str, y_title: str, height: int = 400) -> go.Figure:
+    """A chart without content; heights in pixels, titles can be empty."""
     chart = go.Figure()
     chart.update_layout(
         height=height,
@@ -69,7 +70,7 @@ def decile_calibration(curve: GainCurve, name: str, colour: str, shown: Array) -
     ``shown`` is every mean on this chart and on those beside it: they get the same axis.
     """
     log = needs_log(shown)
-    chart = _chart(_BY_TENTH, "Money per customer", 380)
+    chart = blank(_BY_TENTH, "Money per customer", 380)
     tenths = list(range(1, DECILES + 1))
     actual, predicted = decile_means(curve)
     for title, values, paint in ((f"{name}: forecast", predicted, colour), ("what happened", actual, ACTUAL_COLOUR)):
@@ -92,9 +93,11 @@ def decile_calibration(curve: GainCurve, name: str, colour: str, shown: Array) -
     return chart
 
 
-def gain(curves: Mapping[str, GainCurve], perfect: GainCurve, paint: Mapping[str, str]) -> go.Figure:
-    """Share of the actual value found in the customers ranked highest, for each forecast."""
-    chart = _chart("Share of customers, best first", "Share of all value found", 460)
+def gain(
+    curves: Mapping[str, GainCurve], perfect: GainCurve, paint: Mapping[str, str], rivals: Set[str]
+) -> go.Figure:  # fmt: skip
+    """Share of the actual value found in the customers ranked highest, for each forecast; the rivals' lines stand out."""
+    chart = blank("Share of customers, best first", "Share of all value found", 460)
     shares = np.linspace(0, 1, _CURVE_POINTS)
 
     def line(name: str, y: Array, colour: str, width: float, dash: str = "solid") -> None:
@@ -109,7 +112,8 @@ def gain(curves: Mapping[str, GainCurve], perfect: GainCurve, paint: Mapping[str
     for name, curve in curves.items():
         if len(curve.customers) == 2:
             continue  # one forecast for all orders nobody: it is the line "at random"
-        line(name, curve.at(shares)[0] / total, paint[name], 3 if paint[name] == MODEL_COLOUR else 2)
+        width = 3.0 if paint[name] == MODEL_COLOUR else 2.0 if name in rivals else 1.2
+        line(name, curve.at(shares)[0] / total, paint[name], width)
     line("at random", shares, "#9AA5B1", 1.5, "dot")
     chart.update_xaxes(range=[0, 1], tickformat=".0%", dtick=0.2)
     chart.update_yaxes(range=[0, 1.01], tickformat=".0%", dtick=0.2)
@@ -128,7 +132,7 @@ def reliability_bins(probability: Array, bought: Array) -> tuple[Array, Array, A
 
 
 def reliability(probability: Array, bought: Array) -> go.Figure:
-    chart = _chart("Forecast probability of buying", "Share that bought", 420)
+    chart = blank("Forecast probability of buying", "Share that bought", 420)
     promised, share, half = reliability_bins(probability, bought)
     chart.add_scatter(
         x=[0, 1], y=[0, 1], mode="lines", name="perfectly calibrated",
@@ -147,7 +151,7 @@ def reliability(probability: Array, bought: Array) -> go.Figure:
 
 def quantile_shares(observed: Array, expected: Array) -> go.Figure:
     """Share of customers in each of the four ranges that the three quantiles make, (4,) each."""
-    chart = _chart("Where the customer ended up", "Share of customers", 420)
+    chart = blank("Where the customer ended up", "Share of customers", 420)
     ranges = ["below<br>p10", "p10 to<br>p50", "p50 to<br>p90", "above<br>p90"]
     for name, values, paint in (("promised", expected, "#C3CBD3"), ("what happened", observed, MODEL_COLOUR)):
         chart.add_bar(
@@ -157,6 +161,26 @@ def quantile_shares(observed: Array, expected: Array) -> go.Figure:
         )  # fmt: skip
     chart.update_xaxes(showgrid=False)
     chart.update_yaxes(tickformat=".0%", range=[0, max(0.1, float(max(observed.max(), expected.max()))) * 1.12])
+    return chart
+
+
+def pit_histogram(edges: Array, shares: Array) -> go.Figure:
+    """Density of the customers over bins of the PIT, edges (b + 1,), shares (b,); 1 where a forecast is calibrated."""
+    chart = blank("Where in their forecast range customers ended up", "Customers against what was promised", 420)
+    widths = np.diff(edges)
+    density = shares / widths
+    chart.add_bar(
+        x=(edges[:-1] + widths / 2).tolist(), y=np.round(density, 4).tolist(), width=widths.tolist(), name="what happened",
+        marker={"color": MODEL_COLOUR, "line": {"color": "white", "width": 1.5}},
+        customdata=[f"{low:.0%} to {high:.0%} of the range: {share:.1%}" for (low, high), share in zip(pairwise(edges), shares, strict=True)],
+        hovertemplate="%{customdata} of customers<extra></extra>",
+    )  # fmt: skip
+    chart.add_scatter(
+        x=[0, 1], y=[1, 1], mode="lines", name="promised", line={"color": ACTUAL_COLOUR, "width": 2, "dash": "dash"},
+        hoverinfo="skip",
+    )  # fmt: skip
+    chart.update_xaxes(range=[0, 1], tickvals=edges.tolist(), tickformat=".0%", showgrid=False)
+    chart.update_yaxes(range=[0, max(1.5, float(density.max()) * 1.1)], tickformat=".1f")
     return chart
 
 
@@ -179,7 +203,7 @@ def value_bins(values: Array) -> tuple[list[str], Array]:
 
 
 def value_distribution(values: Array) -> go.Figure:
-    chart = _chart("Forecast value of a customer", "Share of customers", 400)
+    chart = blank("Forecast value of a customer", "Share of customers", 400)
     labels, shares = value_bins(values)
     chart.add_bar(
         x=labels, y=shares, marker_color=["#9AA5B1"] + [MODEL_COLOUR] * (len(labels) - 1),
@@ -192,7 +216,7 @@ def value_distribution(values: Array) -> go.Figure:
 
 def concentration(shares: Array) -> go.Figure:
     """Share of all forecast value in each tenth, highest first, (10,)."""
-    chart = _chart(_BY_TENTH, "Share of forecast value", 400)
+    chart = blank(_BY_TENTH, "Share of forecast value", 400)
     chart.add_bar(
         x=list(range(1, DECILES + 1)), y=shares, marker_color=MODEL_COLOUR, cliponaxis=False,
         text=[f"{share:.0%}" if share >= 0.005 else "" for share in shares],
@@ -206,7 +230,7 @@ def concentration(shares: Array) -> go.Figure:
 
 def data_flow(snapshots: Sequence[str], parts: Mapping[str, Sequence[int]]) -> go.Figure:
     """Lines used, excluded and dead of each snapshot, as one bar each of 100%."""
-    chart = _chart("Share of the lines read", "", 120 + 46 * len(snapshots))
+    chart = blank("Share of the lines read", "", 120 + 46 * len(snapshots))
     labels = [snapshot.replace(" ", "<br>") for snapshot in snapshots]
     totals = np.maximum(np.sum(list(parts.values()), axis=0), 1)
     for (name, counts), paint in zip(parts.items(), (MODEL_COLOUR, "#C3CBD3", "#D55E00"), strict=True):
@@ -222,7 +246,7 @@ def data_flow(snapshots: Sequence[str], parts: Mapping[str, Sequence[int]]) -> g
 
 def small_pair(labels: Sequence[str], training: Array, serving: Array) -> go.Figure:
     """One of many: shares of the customers learned from beside those to forecast, a pair of bars a label."""
-    chart = _chart("", "", 180)
+    chart = blank("", "", 180)
     # Each would carry plotly's template, which is larger than the chart.
     chart.layout.template = None
     at = list(range(len(labels)))

@@ -5,10 +5,10 @@ Text given to these functions is escaped here; only ``Html`` is taken as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -86,11 +86,36 @@ def side_by_side(*figures: Html) -> Html:
     return Html(f'<div class="pair">{joined(figures)}</div>')
 
 
-def details(title: str, content: dict[str, Any], unfolded: bool = False) -> Html:
+def bullets(lines: Iterable[object]) -> Html:
+    return Html(f"<ul>{''.join(f'<li>{html(line)}</li>' for line in lines)}</ul>")
+
+
+def facts(content: Mapping[str, object]) -> Html:
+    """Names and values."""
+    return Html(
+        f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{html(value)}</dd>' for name, value in content.items())}</dl>"
+    )
+
+
+_MARKS = {
+    "better": ("✓", "the model is clearly better"),
+    "worse": ("✗", "the model is clearly worse"),
+    "equal": ("≈", "no clear difference"),
+}
+
+
+def mark(kind: str = "") -> Html:
+    """better, worse or equal as one sign; without kind the room it would take."""
+    if not kind:
+        return Html('<span class="mark"></span>')
+    sign, meaning = _MARKS[kind]
+    return Html(f'<span class="mark {kind}" title="{meaning}">{sign}</span>')
+
+
+def details(title: str, content: Mapping[str, object], unfolded: bool = False) -> Html:
     """Names and values that fold away."""
-    rows = "".join(f"<dt>{escape(str(name))}</dt><dd>{html(value)}</dd>" for name, value in content.items())
     state = " open" if unfolded else ""
-    return Html(f"<details{state}><summary>{escape(title)}</summary><dl>{rows}</dl></details>")
+    return Html(f"<details{state}><summary>{escape(title)}</summary>{facts(content)}</details>")
 
 
 _STYLE = """
@@ -130,11 +155,15 @@ figcaption { max-width: 44rem; margin-bottom: .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
-thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--line); }
+thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--line);
+  white-space: normal; }
 th:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
 tbody th { font-weight: 500; }
 table.metrics tbody th { min-width: 13rem; }
 .indent { display: block; padding-left: 1rem; color: var(--soft); font-weight: 400; }
+table.metrics th, table.metrics td, table.segments th, table.segments td { padding-left: .45rem; padding-right: .45rem; }
+table.metrics th:first-child, table.segments th:first-child { padding-left: 0; }
+table.segments strong { white-space: nowrap; }
 table.metrics td:nth-child(2) { font-weight: 600; background: var(--wash); }
 .explain { display: block; color: var(--soft); font-weight: 400; font-size: .825rem; line-height: 1.35; }
 .interval { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
@@ -145,6 +174,8 @@ details { margin-bottom: .8rem; }
 summary { cursor: pointer; font-weight: 600; }
 dl { display: grid; grid-template-columns: minmax(9rem, 16rem) 1fr; gap: .15rem 1rem; margin: .5rem 0 0;
   font-size: .875rem; }
+dl + h3, ul + h3, .scroll + h3 { margin-top: 1.4rem; }
+ul { margin: 0 0 1rem; padding-left: 1.2rem; }
 dt { color: var(--soft); overflow-wrap: anywhere; }
 dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 720px) {

@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer import metrics, report_charts, report_distributions, report_page
+from trainer import (
+    metrics,
+    report_charts,
+    report_distributions,
+    report_heat_map,
+    report_mix,
+    report_model_card,
+    report_page,
+    report_provenance,
+    report_segments,
+    report_tracking,
+)
 from trainer.baselines import float_column
-from trainer.evaluation_text import HIGHER_IS_BETTER, MODEL, best_baseline, format_interval, format_metric, spoken
+from trainer.evaluation_text import HIGHER_IS_BETTER, MODEL, format_interval, format_metric, spoken
 from trainer.metrics import Array, GainCurve
+from trainer.report_inputs import FITTED, called
 from trainer.report_page import Card, Html, html, money
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from trainer.report_distributions import Compared
+    from trainer.report_inputs import Inputs
 
 TOP_CUSTOMERS = 10
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a report is made of: manifests as read, tables with the columns the sections need."""
-
-    model: dict[str, Any]
-    evaluation: dict[str, Any]
-    judged: pa.Table
-    features: list[dict[str, Any]]
-    predictions: dict[str, Any] | None
-    predicted: pa.Table
-    compared: Compared | None
-    names: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        shown = [n for n in self.evaluation["models"] if n == MODEL or f"baseline_{n}" in self.judged.column_names]
-        object.__setattr__(self, "names", shown)
-
-    def judged_column(self, name: str) -> Array:
-        return float_column(self.judged, name)
-
-    def curve(self, name: str) -> GainCurve:
-        column = "predicted_value" if name == MODEL else f"baseline_{name}"
-        return GainCurve.of(self.judged_column("future_value"), self.judged_column(column))
-
-    def best(self) -> str | None:
-        """The strongest baseline whose forecasts are at hand."""
-        models = {name: of for name, of in self.evaluation["models"].items() if name in self.names}
-        return best_baseline({"models": models}) if len(models) > 1 else None
-
-    def paint(self) -> dict[str, str]:
-        best = self.best()
-        others = report_charts.colours([n for n in self.names if n != MODEL], best) if best else {}
-        return {MODEL: report_charts.MODEL_COLOUR, **others}
 
 
 def _of(evaluation: dict[str, Any], metric: str, name: str = MODEL) -> str:
@@ -124,17 +99,17 @@ def _mark(evaluation: dict[str, Any], name: str, metric: str) -> Html:
     """Whether the model is clearly better than this baseline, clearly worse, or neither."""
     low, high = evaluation["paired"][name].get(metric, [None, None])
     if low is None or metric in _NOT_COMPARED:
-        return Html('<span class="mark"></span>')
+        return report_page.mark()
     if low <= 0 <= high:
-        return Html('<span class="mark equal" title="no clear difference">≈</span>')
-    if (low > 0) == (metric in HIGHER_IS_BETTER):
-        return Html('<span class="mark better" title="the model is clearly better">✓</span>')
-    return Html('<span class="mark worse" title="the model is clearly worse">✗</span>')
+        return report_page.mark("equal")
+    return report_page.mark("better" if (low > 0) == (metric in HIGHER_IS_BETTER) else "worse")
 
 
 def metrics_table(inputs: Inputs) -> Html:
     evaluation = inputs.evaluation
-    baselines = [name for name in evaluation["models"] if name != MODEL]
+    others = [name for name in evaluation["models"] if name != MODEL]
+    # The ones that are hardest to beat stand next to the model.
+    baselines = sorted(others, key=lambda name: name not in FITTED)
     rows: list[list[object]] = []
     for metric in evaluation["models"][MODEL]:
         title, explanation = _METRICS.get(metric, (spoken(metric), ""))
@@ -151,7 +126,7 @@ def metrics_table(inputs: Inputs) -> Html:
             "The model beside simpler forecasts, measured on the same customers and days."
             + _HELD_OUT.get(evaluation.get("split", ""), "")
         ),
-        report_page.table(["", MODEL, *map(spoken, baselines)], rows, "metrics"),
+        report_page.table(["", MODEL, *map(called, baselines)], rows, "metrics"),
         report_page.paragraph(
             "Under the model's numbers: 95% interval. ✓ the model is clearly better, ✗ clearly worse, ≈ no clear "
             "difference, by paired bootstrap.", "small",
@@ -161,18 +136,24 @@ def metrics_table(inputs: Inputs) -> Html:
 
 def deciles(inputs: Inputs) -> Html:
     best, paint = inputs.best(), inputs.paint()
-    shown = [MODEL] + ([best] if best else [])
-    curves = {name: inputs.curve(name) for name in shown}
+    titles = {MODEL: "The model"}
+    if best:
+        titles[best] = f"The best simpler forecast: {called(best)}"
+    titles |= {name: f"For comparison: {called(name)}" for name in inputs.rivals() if name != best}
+    curves = {name: inputs.curve(name) for name in titles}
     means = np.concatenate([np.concatenate(report_charts.decile_means(curve)) for curve in curves.values()])
+    aid = "Each pair should be equally high: forecast and what happened, mean of a customer."
+    if report_charts.needs_log(means):
+        aid += " Logarithmic axis: each step up is ten times as much."
     charts = [
         report_page.figure(
-            report_charts.decile_calibration(curve, spoken(name), paint[name], means), f"deciles-{name}",
-            "Each pair should be equally high: forecast and what happened, mean of a customer."
-            + (" Logarithmic axis: each step up is ten times as much." if report_charts.needs_log(means) else ""),
-            "The model" if name == MODEL else f"The best simple forecast: {spoken(name)}",
+            report_charts.decile_calibration(curve, called(name), paint[name], means),
+            f"deciles-{name}",
+            aid,
+            titles[name],
         )
         for name, curve in curves.items()
-    ]  # fmt: skip
+    ]
     return report_page.section("deciles", "Does the money come true?", report_page.side_by_side(*charts))
 
 
@@ -180,16 +161,18 @@ def gain(inputs: Inputs) -> Html:
     evaluation, best = inputs.evaluation, inputs.best()
     if not evaluation["actual_total"]:
         return report_page.section("gain", "Does it find the best customers?", report_page.paragraph("Nobody bought."))
-    rival = f", the best simple forecast {_of(evaluation, 'top_decile_share', best)}" if best else ""
+    rival = f", the best simpler forecast, {called(best)}, {_of(evaluation, 'top_decile_share', best)}" if best else ""
     aid = (
         f"The higher the line, the fewer customers you need: the tenth that the model ranks highest held "
         f"{_of(evaluation, 'top_decile_share')} of all value{rival}, perfect knowledge would find "
         f"{_of(evaluation, 'top_decile_share_best')}."
     )
-    curves = {spoken(name): inputs.curve(name) for name in inputs.names}
-    paint = {spoken(name): colour for name, colour in inputs.paint().items()}
+    # The strongest first, so that the legend reads like a ranking.
+    ranked = sorted(inputs.names, key=lambda name: -(evaluation["models"][name]["normalised_gini"] or 0.0))
+    curves = {called(name): inputs.curve(name) for name in ranked}
+    paint = {called(name): colour for name, colour in inputs.paint().items()}
     actual = inputs.judged_column("future_value")
-    chart = report_charts.gain(curves, GainCurve.of(actual, actual), paint)
+    chart = report_charts.gain(curves, GainCurve.of(actual, actual), paint, set(map(called, inputs.rivals())))
     return report_page.section("gain", "Does it find the best customers?", report_page.figure(chart, "gain", aid))
 
 
@@ -203,11 +186,18 @@ def probability(inputs: Inputs) -> Html:
     return report_page.section("probability", "Will they buy at all?", report_page.figure(chart, "probability", aid))
 
 
-def quantiles(inputs: Inputs) -> Html:
-    actual = inputs.judged_column("future_value")
+def _pit_shares(inputs: Inputs) -> Array:
+    """Shares of the customers in the four bins of ``metrics.pit_histogram``, (4,): the judge's, where it kept them."""
+    if "pit_histogram" in inputs.evaluation:
+        return np.array(inputs.evaluation["pit_histogram"]["shares"])
     forecasts = np.stack([inputs.judged_column(name) for name in ("value_p10", "value_p50", "value_p90")])
-    below = metrics.pit_at_levels(actual, forecasts, inputs.judged_column("purchase_probability"))
-    observed = np.diff(np.array([0.0, *map(float, below), 1.0]))
+    return metrics.pit_histogram(
+        inputs.judged_column("future_value"), forecasts, inputs.judged_column("purchase_probability")
+    )
+
+
+def quantiles(inputs: Inputs) -> Html:
+    observed = _pit_shares(inputs)
     expected = np.diff(np.array([0.0, *metrics.LEVELS, 1.0]))
     above = _of(inputs.evaluation, "share_above_p90")
     aid = (
@@ -218,9 +208,17 @@ def quantiles(inputs: Inputs) -> Html:
         "Customers who spent nothing share out over the ranges that the forecast gave to spending nothing "
         "(randomised PIT): otherwise a p10 of 0 could never be undercut."
     )
+    edges = np.array([0.0, *metrics.LEVELS, 1.0])
+    pit = (
+        "The same as a histogram (PIT): level at 1 is right. High at both ends: ranges too narrow. High on the right alone: "
+        "forecasts too low, on the left alone: too high."
+    )
     return report_page.section(
         "quantiles", "Can the ranges be trusted?",
-        report_page.figure(report_charts.quantile_shares(observed, expected), "quantiles", aid),
+        report_page.side_by_side(
+            report_page.figure(report_charts.quantile_shares(observed, expected), "quantiles", aid),
+            report_page.figure(report_charts.pit_histogram(edges, observed), "pit", pit),
+        ),
         report_page.paragraph(note, "small"),
     )  # fmt: skip
 
@@ -276,102 +274,33 @@ def skew(inputs: Inputs) -> Html:
     return report_distributions.section(inputs.compared, absent)
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """One snapshot's lines."""
-
-    name: str
-    lines: Mapping[str, Any]
-    customers: int
-
-    def reasons(self, kind: str) -> Mapping[str, int]:
-        return self.lines.get(kind) or {}
-
-    def total(self, kind: str) -> int:
-        return sum(self.reasons(kind).values())
+def heat_map(inputs: Inputs) -> Html:
+    columns = inputs.judged_columns([*report_heat_map.COLUMNS, "predicted_value", "future_value"])
+    return report_heat_map.section(columns)
 
 
-def _flows(inputs: Inputs) -> list[_Flow]:
-    flows = [
-        _Flow(f"features {manifest['arguments'].get('cutoff', '?')}", manifest["lines"], manifest["rows"])
-        for manifest in inputs.features
-    ]
-    if inputs.predictions is not None and "lines" in inputs.predictions:
-        name = f"predictions {inputs.predictions.get('as_of', '?')}"
-        flows.append(_Flow(name, inputs.predictions["lines"], inputs.predictions["rows"]))
-    return flows
-
-
-def _flow_rows(flows: list[_Flow]) -> list[list[object]]:
-    rows: list[list[object]] = [["Lines read", *(f"{flow.lines['read']:,}" for flow in flows)]]
-    rows.append(["Lines used", *(f"{flow.lines['used']:,}" for flow in flows)])
-    for kind, title in (("excluded", "Excluded"), ("dead_letters", "Dead letters")):
-        rows.append([title, *(f"{flow.total(kind):,}" for flow in flows)])
-        reasons = list(dict.fromkeys(reason for flow in flows for reason in flow.reasons(kind)))
-        for reason in reasons:
-            name = Html(f'<span class="indent">{html(spoken(reason))}</span>')
-            rows.append([name, *(f"{flow.reasons(kind).get(reason, 0):,}" for flow in flows)])
-    rows.append(["Customers", *(f"{flow.customers:,}" for flow in flows)])
-    return rows
-
-
-def data_flow(inputs: Inputs) -> Html:
-    flows = _flows(inputs)
-    title = "Where did the data go?"
-    if not flows:
-        return report_page.section("data", title, report_page.paragraph("No features directory was given."))
-    parts = {
-        "used": [flow.lines["used"] for flow in flows],
-        "excluded": [flow.total("excluded") for flow in flows],
-        "dead letters": [flow.total("dead_letters") for flow in flows],
-    }
-    aid = (
-        "Every order line read is used, excluded for a reason (fine, but not part of this snapshot) or a dead letter "
-        "(unusable); a wide orange part means broken input."
-    )
-    chart = report_page.figure(report_charts.data_flow([flow.name for flow in flows], parts), "flow", aid)
-    return report_page.section(
-        "data", title, chart, report_page.table(["", *(flow.name for flow in flows)], _flow_rows(flows))
-    )
-
-
-def _flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names; long lists (losses by epoch and the like) are not provenance."""
-    flat: dict[str, str] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            flat[prefix + name] = ", ".join(map(str, value)) if len(value) <= 10 else f"{len(value)} values"
-        elif value is not None:
-            flat[prefix + name] = f"{value:.8g}" if isinstance(value, float) else str(value)
-    return flat
-
-
-_JUDGEMENT = ("models", "intervals", "paired", "beats", "verdict", "warnings")
-
-
-def provenance(inputs: Inputs) -> Html:
-    evaluation = {name: value for name, value in inputs.evaluation.items() if name not in _JUDGEMENT}
-    parts = [
-        report_page.details(f"Model {inputs.model['model_version']}", _flattened(inputs.model), unfolded=True),
-        report_page.details("Evaluation", _flattened(evaluation), unfolded=True),
-    ]
-    manifests = [*inputs.features, *([inputs.predictions] if inputs.predictions else [])]
-    for flow_name, manifest in zip(_manifest_names(inputs), manifests, strict=True):
-        content = {name: value for name, value in manifest.items() if name != "lines"}
-        parts.append(report_page.details(flow_name, _flattened(content)))
-    return report_page.section("provenance", "Where do these numbers come from?", *parts)
-
-
-def _manifest_names(inputs: Inputs) -> list[str]:
-    names = [f"Features, cutoff {manifest['arguments'].get('cutoff', '?')}" for manifest in inputs.features]
-    return names + ([f"Predictions as of {inputs.predictions.get('as_of', '?')}"] if inputs.predictions else [])
+def model_card(inputs: Inputs) -> Html:
+    return report_model_card.section(inputs.model, inputs.evaluation, inputs.features, inputs.fitted)
 
 
 def all_sections(inputs: Inputs) -> list[Html]:
-    builders = (
-        header, metrics_table, deciles, gain, probability, quantiles, distribution, top_customers, skew, data_flow,
-        provenance,
-    )  # fmt: skip
-    return [build(inputs) for build in builders]
+    """In a marketer's order: is it any good, who is worth what, is it safe to use, and only then how it was made."""
+    evaluation = inputs.evaluation
+    return [
+        header(inputs),
+        metrics_table(inputs),
+        deciles(inputs),
+        gain(inputs),
+        report_tracking.section(evaluation),
+        probability(inputs),
+        quantiles(inputs),
+        report_segments.section(evaluation.get("segments")),
+        heat_map(inputs),
+        distribution(inputs),
+        top_customers(inputs),
+        skew(inputs),
+        report_mix.section(evaluation.get("training") or {}),
+        model_card(inputs),
+        report_provenance.data_flow(inputs),
+        report_provenance.provenance(inputs),
+    ]

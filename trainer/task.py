@@ -10,6 +10,8 @@ on its test split only when it is itself one of the --features ("by customer", f
 The model directory holds blend.json, a directory for each member (saved_model/ with the transform inside, btyd/,
 boosting/), evaluation.json, evaluation.parquet and, written last, manifest.json; nothing else is needed to predict.
 Running the same command again does nothing; a half-written directory is made anew.
+
+With --tune 20 the network's settings are searched for first, on the window held out of --features (docs/tuning.md).
 """
 
 from __future__ import annotations
@@ -24,15 +26,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer import snapshots
+from trainer import settings, snapshots, tune_report
+from trainer.settings import Settings
 from trainer.snapshots import Snapshot
 from transforms import storage
 from transforms.cli import MOST_SEED, ArgumentParser, exit_code, whole_number
+from transforms.errors import rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from trainer.training import Learned
+    from trainer.tune import Search
 
 KIND = "model"
 MODELS = {
@@ -44,6 +49,10 @@ MODELS = {
     "mbgnbd": "MBG/NBD and Gamma-Gamma",
     "bgnbd": "BG/NBD and Gamma-Gamma",
 }
+# What ``evaluation.parquet`` tells of a customer beside id, labels and forecasts.
+RECENCY_FREQUENCY = ("frequency", "recency_days", "age_days", "days_since_last")
+MODELS_WITH_NETWORK = ("auto", "blend", "ziln")
+MOST_TRIALS = 200  # TensorFlow keeps some 10 MB of each network that was trained
 # So many customers tell as much about a model as all do.
 MOST_JUDGED = 1_000_000
 DEFAULT_EPOCHS = 100
@@ -57,6 +66,12 @@ class TaskOptions:
     model: str
     seed: int
     epochs: int
+    hidden_units: tuple[int, ...]
+    members: int
+    learning_rate: float
+    weight_decay: float
+    tune: int | None
+    tune_storage: str
 
     @classmethod
     def parse(cls, argv: list[str] | None) -> TaskOptions:
@@ -82,8 +97,32 @@ class TaskOptions:
             "--epochs", type=whole_number(1), default=DEFAULT_EPOCHS, metavar="N",
             help="passes over the data at most; training stops earlier once the validation loss does not fall",
         )  # fmt: skip
+        settings.add_arguments(parser)
+        parser.add_argument(
+            "--tune", type=whole_number(1, MOST_TRIALS), metavar="N",
+            help="search for the network's settings in N trials, the first of which is the settings given, and train with "
+            f"the best; with --model {', '.join(MODELS_WITH_NETWORK)}; needs Optuna: pip install 'clv-pipelines[tune]'",
+        )  # fmt: skip
+        parser.add_argument(
+            "--tune_storage", metavar="URI",
+            help="directory of the finished trials, local or gs://: a search that was interrupted, or is asked for more "
+            "trials, goes on where it was (default: <output>.tuning)",
+        )  # fmt: skip
         values = vars(parser.parse_args(argv))
-        return cls(**{**values, "features": tuple(values["features"])})
+        if values["tune"] and values["model"] not in MODELS_WITH_NETWORK:
+            with_network = f"one with a network to tune: {', '.join(MODELS_WITH_NETWORK)}"
+            raise rejected(f"--tune {values['tune']} with --model", values["model"], with_network)
+        layers = settings.hidden_units_of(values["hidden_units"])
+        place = values["tune_storage"] or values["output"].rstrip("/") + ".tuning"
+        return cls(**{**values, "features": tuple(values["features"]), "hidden_units": layers, "tune_storage": place})
+
+    @property
+    def search(self) -> Search | None:
+        if self.tune is None:
+            return None
+        from trainer.tune import Search
+
+        return Search(self.tune, self.tune_storage, _say)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,17 +147,21 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     training = [snapshots.open_snapshot(uri) for uri in options.features]
     evaluation = snapshots.open_snapshot(options.evaluation)
     judged_by = snapshots.judged_by(training, evaluation)
+    if options.search:
+        options.search.check(options.output)
     arguments = _arguments(options, training, evaluation)
     attempt = uuid.uuid4().hex[:12]
     if finished := storage.begin(options.output, KIND, arguments, attempt):
         _say(f"{options.output} is already complete: {finished['model_version']}")
-        return finished
-    return _Task(options, arguments, attempt, training, evaluation, judged_by).run()
+    manifest = finished or _Task(options, arguments, attempt, training, evaluation, judged_by).run()
+    tune_report.report(manifest, _say)
+    return manifest
 
 
 def _arguments(options: TaskOptions, training: Sequence[Snapshot], evaluation: Snapshot) -> dict[str, Any]:
     """What decides the model's content; the inputs' hashes too, so that changed inputs cannot pass for the old."""
-    arguments = {name: value for name, value in asdict(options).items() if name != "output"}
+    places = ("output", "tune_storage")
+    arguments = {name: value for name, value in asdict(options).items() if name not in places}
     hashes = {snapshot.uri: snapshot.manifest_hash for snapshot in (*training, evaluation)}
     return {**arguments, "features": list(options.features), "input_manifests": hashes}
 
@@ -156,7 +199,8 @@ class _Task:
         latest_first = sorted(self.training, key=lambda snapshot: snapshot.cutoff, reverse=True)
         plan = Plan(
             self.options.model, latest_first, self.evaluation, self.judged_by == snapshots.BY_CUSTOMER,
-            self.options.epochs, self.options.seed,
+            self.options.epochs, self.options.seed, Settings.of(asdict(self.options)),
+            self.options.search.run if self.options.search else None,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as local:
             learned = Training(plan, local, _say).run()
@@ -195,14 +239,14 @@ class _Task:
 
     def _judge(self, learned: Learned, facts: dict[str, Any]) -> dict[str, Any]:
         """Scores the evaluation customers with the model as written, writes ``evaluation.{json,parquet}``."""
-        from trainer import baselines, evaluate, fitted_baselines
+        from trainer import baselines, evaluate, fitted_baselines, tracking
 
         evaluation, horizon_days = self.evaluation, self.evaluation.horizon_days
         splits = ("test",) if self.judged_by == snapshots.BY_CUSTOMER else None
         customers = snapshots.read_customers(evaluation, splits, most_rows=MOST_JUDGED)
         predictions = _score(self.options, facts, customers, evaluation)
         _say("fitting the baselines")
-        training = [snapshots.read_customers(s, most_rows=MOST_JUDGED) for s in self.training]
+        training = [snapshots.read_customers(s, most_rows=MOST_JUDGED // len(self.training)) for s in self.training]
         fitted = fitted_baselines.forecasts(training, customers, horizon_days, self.options.seed)
         judgement = {
             **evaluate.evaluate(
@@ -212,6 +256,8 @@ class _Task:
             "split": self.judged_by,
             "training": facts,
         }  # fmt: skip
+        if self.judged_by == snapshots.OUT_OF_TIME:
+            judgement |= tracking.judge(evaluation, customers, predictions, learned.members)
         judgement["warnings"] += [*fitted.notes, *learned.notes]
         text = json.dumps(judgement, indent=2, ensure_ascii=False)
         storage.write_bytes(storage.join(self.options.output, "evaluation.json"), text.encode())
@@ -232,10 +278,10 @@ def _score(options: TaskOptions, facts: dict[str, Any], customers: pa.Table, eva
 
 
 def _evaluation_table(customers: pa.Table, predictions: pa.Table, baselines: dict[str, Any]) -> pa.Table:
-    """customer_id, labels, forecasts, and ``baseline_<name>`` for every baseline; one row a judged customer."""
+    """customer_id, recency and frequency, labels, forecasts, and ``baseline_<name>`` for every baseline; one row a judged customer."""
     import pyarrow as pa
 
-    columns = {name: customers[name] for name in ("customer_id", "future_value", "future_orders")}
+    columns = {name: customers[name] for name in ("customer_id", *RECENCY_FREQUENCY, "future_value", "future_orders")}
     columns |= {name: predictions[name] for name in predictions.schema.names if name != "customer_id"}
     return pa.table({**columns, **{f"baseline_{name}": pa.array(values) for name, values in baselines.items()}})
 

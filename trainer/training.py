@@ -8,11 +8,12 @@ from some of the customers and is looked at on the others.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from trainer import blend, btyd_model, calibration, choice, predictor, snapshots
 from trainer.baselines import float_column
 from trainer.choice import Evidence
 from trainer.predictor import BOOSTING, NETWORK, PURCHASES, Member
+from trainer.settings import DEFAULTS, Settings
 from trainer.snapshots import Snapshot
 from transforms import quiet_tensorflow, schema, storage
 from transforms.errors import UsageError
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from trainer import network
+    from trainer.tune import Found
 
 Array = NDArray[np.float64]
 
@@ -44,6 +47,8 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "mbgnbd": (PURCHASES,),
     "bgnbd": (PURCHASES,),
 }
+# Snapshots to learn from, of which splits, and the same of what is held out meanwhile.
+Rehearsal = tuple[Sequence[Snapshot], Sequence[str], tuple[Sequence[Snapshot], Sequence[str]]]
 # More rows move no forecast that could be measured, and cost memory and hours: some 4 GB at this many.
 MOST_ROWS = 4_000_000
 MOST_EVIDENCE_ROWS = 200_000
@@ -58,6 +63,7 @@ class Plan:
 
     ``model``: of ``MODELS``. ``newest``: the snapshot whose features, not labels, the purchase model is fitted on.
     ``held_out_customers``: whether the judge looks at other customers of the same windows, whose rows must not be learned.
+    ``search``: where not None, finds the network's settings, beginning with ``settings``.
     """
 
     model: str
@@ -66,7 +72,8 @@ class Plan:
     held_out_customers: bool
     epochs: int
     seed: int
-    settings: network.Settings | None = None
+    settings: Settings = DEFAULTS
+    search: Callable[[Plan], Found] | None = None
 
     @property
     def horizon_days(self) -> int:
@@ -76,6 +83,14 @@ class Plan:
     def earlier(self) -> list[Snapshot]:
         """The snapshots whose labels the latest one's features may know."""
         return [s for s in self.training[1:] if s.label_end <= self.training[0].cutoff]
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """What is learned from at first, and held out to look at: the latest snapshot, or some of the customers."""
+        if self.earlier:
+            return self.earlier, self.splits, ([self.training[0]], self.splits)
+        learned = tuple(split for split in self.splits if split != "validation")
+        return self.training, learned, (self.training, ("validation",))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -136,6 +151,7 @@ class Training:
         self.plan, self.local, self.say = plan, local, say
         self.notes: list[str] = []
         self.facts: dict[str, Any] = {}
+        self.facts_of: dict[str, dict[str, Any]] = {name: {} for name in predictor.MEMBERS}
         self.trained: network.Training | None = None
 
     def run(self) -> Learned:
@@ -144,6 +160,12 @@ class Training:
         wanted = [name for name in MODELS[plan.model] if self._carries(name)]
         if not wanted:
             raise UsageError(f"--model {plan.model} cannot be learned from these snapshots: {'; '.join(self.notes)}")
+        if plan.search and NETWORK in wanted:
+            found = plan.search(plan)
+            self.plan = plan = replace(plan, settings=found.settings)
+            self.facts["tuning"] = found.facts
+        elif plan.search:
+            self.notes.append("no search: there is no network to tune")
         evidence, members = self._evidence(wanted)
         everybody = blend.Blend.equal(tuple(members))
         weights: Mapping[str, float] = everybody.weights
@@ -154,7 +176,10 @@ class Training:
             self.facts["choice"] = {"asked": AUTO, "why": chosen.why, "compared": chosen.compared}
         if plan.earlier:
             members = self._learn_all(list(weights))
+        weights = _among(weights, members)
         kept = {name: members[name] for name in weights}
+        for name in reversed(predictor.MEMBERS):  # the network's rows are the ones a manifest tells of
+            self.facts |= self.facts_of[name] if name in kept else {}
         content = blend.Blend(weights, self._calibration(evidence, weights, kept))
         self.facts["choice"]["weights"] = dict(weights)
         self.facts["calibration"] = list(content.calibration.why)
@@ -165,11 +190,13 @@ class Training:
     def _carries(self, name: str) -> bool:
         if name == PURCHASES:
             return True  # tried, and left out with its own words where it fails
-        buyers = self._buyers()
+        buyers = self._buyers
         if name == NETWORK and self.plan.model == AUTO and buyers < FEWEST_BUYERS_FOR_NETWORK:
-            self.notes.append(f"no network: {buyers} rows with a purchase, {FEWEST_BUYERS_FOR_NETWORK} carry one")
             # Without repeat purchases there is no purchase model either, and then a network has to do.
-            return not self._purchases_possible()
+            if not self._purchases_possible():
+                return True
+            self.notes.append(f"no network: {buyers} rows with a purchase, {FEWEST_BUYERS_FOR_NETWORK} carry one")
+            return False
         if name == BOOSTING:
             from trainer import boosting
 
@@ -178,13 +205,12 @@ class Training:
                 return False
         return True
 
+    @functools.cached_property
     def _buyers(self) -> int:
-        if not hasattr(self, "_counted"):
-            values = [
-                snapshots.read_customers(s, self.plan.splits, ["future_value"], MOST_ROWS) for s in self.plan.training
-            ]
-            self._counted = sum(int((float_column(v, "future_value") > 0).sum()) for v in values)
-        return self._counted
+        """Rows with a purchase among those that are learned from at first, which are the fewest."""
+        learned_from, splits, _ = self.plan.rehearsal
+        values = (snapshots.read_customers(s, splits, ["future_value"], MOST_ROWS) for s in learned_from)
+        return sum(int((float_column(v, "future_value") > 0).sum()) for v in values)
 
     def _purchases_possible(self) -> bool:
         newest = snapshots.read_customers(self.plan.newest, columns=["frequency"])
@@ -199,18 +225,16 @@ class Training:
             latest = plan.training[0]
             held_out = snapshots.read_customers(latest, plan.splits, None, MOST_EVIDENCE_ROWS)
             self.say(f"learning from {len(plan.earlier)} earlier snapshot(s) to see how {latest.cutoff} is forecast")
-            validation = ([latest], plan.splits)
-            members = self._learn(wanted, plan.earlier, plan.splits, validation, latest)
+            members = self._learn(wanted, *plan.rehearsal, latest)
             basis, window = choice.OUT_OF_TIME, str(latest.cutoff)
         else:
-            held_out = _concat([snapshots.read_customers(s, ("validation",)) for s in plan.training])
-            splits = tuple(s for s in plan.splits if s != "validation")
-            members = self._learn(wanted, plan.training, splits, (plan.training, ("validation",)), plan.newest)
+            most = MOST_EVIDENCE_ROWS // len(plan.training)
+            held_out = _concat([snapshots.read_customers(s, ("validation",), None, most) for s in plan.training])
+            members = self._learn(wanted, *plan.rehearsal, plan.newest)
             basis, window = choice.OTHER_CUSTOMERS, ", ".join(str(s.cutoff) for s in plan.training)
         if plan.model != AUTO and len(members) == 1 and not plan.earlier:
             return None, members
         value, orders = (float_column(held_out, name) for name in schema.names(schema.LABELS))
-        self.halves = np.array([(text or "") < "6" for text in _hashes(held_out)])
         return Evidence(basis, window, value, orders, {n: m.forecasts(held_out) for n, m in members.items()}), members
 
     def _learn_all(self, names: list[str]) -> dict[str, Member]:
@@ -244,26 +268,23 @@ class Training:
         from trainer import export, network
 
         plan = self.plan
-        examples = network.Examples.of(snapshots.read_transformed(learned_from, splits, MOST_ROWS))
-        held_out = None
-        if validation:
-            held_out = network.Examples.of(snapshots.read_transformed(*validation, MOST_EVIDENCE_ROWS))
+        examples, held_out = read_examples(learned_from, splits, validation)
         self.say(f"network: {len(examples):,} rows of {len(learned_from)} snapshot(s)")
         # Batches grow with the rows, so that an epoch has as many steps on all the snapshots as it had on the earlier ones.
         epochs = plan.epochs if validation else self.trained.best_epoch if self.trained else plan.epochs
         trained = network.train(
             examples, held_out, horizon_days=plan.horizon_days, epochs=epochs, seed=plan.seed, progress=self.say,
-            settings=plan.settings or network.Settings(),
+            settings=plan.settings,
         )  # fmt: skip
         if validation:
             self.say(f"best of {len(trained.history)} epochs is {trained.best_epoch}")
-            self.facts |= {
+            self.facts_of[NETWORK] |= {
                 "validation_rows": len(held_out or ()), "epochs_run": len(trained.history),
                 "best_epoch": trained.best_epoch, "validation_loss": trained.history[trained.best_epoch - 1],
             }  # fmt: skip
-        self.facts |= {
+        self.facts_of[NETWORK] |= {
             "training_rows": len(examples), "batch_size": trained.batch_size, "scales": asdict(trained.scales),
-            "network": asdict(plan.settings or network.Settings()),
+            "network": asdict(plan.settings),
         }  # fmt: skip
         self.trained = trained
         transform, directory = os.path.join(self.local, "transform"), os.path.join(self.local, NETWORK)
@@ -281,6 +302,7 @@ class Training:
         x = np.concatenate([boosting.matrix(table) for table in tables])
         value, orders = (np.concatenate([float_column(t, n) for t in tables]) for n in schema.names(schema.LABELS))
         self.say(f"trees: {len(x):,} rows")
+        self.facts_of[BOOSTING] = {"training_rows": len(x)}
         return boosting.fit(x, value, orders, horizon_days=self.plan.horizon_days, seed=self.plan.seed)
 
     def _purchases(self, newest: Snapshot) -> Member | None:
@@ -299,10 +321,12 @@ class Training:
                 continue
             if model.purchases.converged_ or name == names[-1]:
                 self.say(f"purchase model: {name} of {customers.num_rows:,} customers as of {newest.cutoff}")
-                self.facts["purchase_model"] = {"model": name, "as_of": str(newest.cutoff), "notes": model.notes}
+                facts = {"model": name, "as_of": str(newest.cutoff), "notes": model.notes}
+                self.facts_of[PURCHASES] = {"purchase_model": facts}
                 return model
             failures.append(f"{name} did not converge")
-        self.notes.append(f"no purchase model: {'; '.join(failures)}")
+        note = f"no purchase model: {'; '.join(failures)}"
+        self.notes += [] if note in self.notes else [note]
         return None
 
     def _calibration(
@@ -311,9 +335,10 @@ class Training:
         found = calibration.Calibration()
         if evidence and evidence.basis == choice.OUT_OF_TIME:
             said = blend.mix(evidence.said, weights)
-            found = calibration.of_evidence(evidence.value, said, self.halves)
+            halves = np.random.default_rng(self.plan.seed).random(len(evidence.value)) < 0.5
+            found = calibration.of_evidence(evidence.value, said, halves)
         windows = []
-        for snapshot in self.plan.training if len(self.plan.training) > 1 else ():
+        for snapshot in self.plan.training:
             customers = snapshots.read_customers(snapshot, self.plan.splits, None, MOST_EVIDENCE_ROWS)
             said = blend.mix({name: m.forecasts(customers) for name, m in members.items()}, weights)
             window = calibration.window(
@@ -323,9 +348,24 @@ class Training:
         return calibration.Calibration(tuple(windows), found.deciles, found.p90_factor, found.why)
 
 
-def _hashes(customers: pa.Table) -> list[str]:
-    """The first hex digit of each id's hash under another salt than the split's, which must not decide the halves."""
-    return [hashlib.md5(f"half {i}".encode()).hexdigest()[0] for i in customers["customer_id"].to_pylist()]
+def read_examples(
+    learned_from: Sequence[Snapshot], splits: Sequence[str],
+    validation: tuple[Sequence[Snapshot], Sequence[str]] | None,
+) -> tuple[network.Examples, network.Examples | None]:  # fmt: skip
+    """What a network learns from, and what is held out."""
+    quiet_tensorflow.import_tensorflow()
+    from trainer import network
+
+    examples = network.Examples.of(snapshots.read_transformed(learned_from, splits, MOST_ROWS))
+    if validation is None:
+        return examples, None
+    return examples, network.Examples.of(snapshots.read_transformed(*validation, MOST_EVIDENCE_ROWS))
+
+
+def _among(weights: Mapping[str, float], members: Mapping[str, Member]) -> dict[str, float]:
+    """The weights of those members that there are, 1 in sum: the newest snapshot need not carry what earlier ones did."""
+    kept = {name: weight for name, weight in weights.items() if name in members}
+    return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
 
 def _concat(tables: Sequence[pa.Table]) -> pa.Table:

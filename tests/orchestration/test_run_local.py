@@ -107,8 +107,8 @@ def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pyte
 
 def test_finished_steps_do_not_open_their_orders(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of last month cannot be read as it was; what was made of it is still there."""
-    for step in ("pipelines.features", "pipelines.predict", "trainer.task"):
-        monkeypatch.setattr(f"{step}.run", None)  # called, it would fail
+    for module in ("pipelines.features", "pipelines.predict", "trainer.task"):
+        monkeypatch.setattr(f"{module}.run", None)  # called, it would fail
     for number, step in enumerate(cycle.steps()[:4]):
         run_local.run_step(step, number, 4)
 
@@ -225,9 +225,10 @@ def plan(*more: Any, orders: str | None = None, workdir: str = "w") -> Cycle:
     return run_local.plan(options)
 
 
-def test_two_training_snapshots_where_the_history_has_them() -> None:
+def test_a_year_of_training_snapshots_where_the_history_has_it() -> None:
     planned = plan()
-    assert planned.training_cutoffs == (SHOP_END - 2 * HORIZON, SHOP_END - 3 * HORIZON)
+    latest = SHOP_END - 2 * HORIZON
+    assert planned.training_cutoffs == tuple(latest - datetime.timedelta(days=28 * i) for i in range(13))
     assert (planned.cutoff, planned.as_of) == (SHOP_END - HORIZON, SHOP_END)
 
 
@@ -239,15 +240,16 @@ def test_a_cutoff_of_one_s_own() -> None:
 
 
 def test_a_short_history_is_split_by_customer() -> None:
-    planned = plan("--cutoff", SHOP_FIRST_DAY + 2 * HORIZON - datetime.timedelta(days=1))
+    third = HORIZON // 3
+    planned = plan("--cutoff", SHOP_FIRST_DAY + HORIZON + third - datetime.timedelta(days=1))
     assert planned.training_cutoffs == ()
-    assert plan("--cutoff", SHOP_FIRST_DAY + 2 * HORIZON).training_cutoffs == (SHOP_FIRST_DAY + HORIZON,)
+    assert plan("--cutoff", SHOP_FIRST_DAY + HORIZON + third).training_cutoffs == (SHOP_FIRST_DAY + third,)
 
 
 def test_a_short_history_is_judged_by_customer_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A horizon so long that no training snapshot fits before the evaluation's."""
     monkeypatch.setattr("trainer.task.DEFAULT_EPOCHS", 2)
-    argv = ["--orders", features_data.shop_file(), "--horizon_days", "250", "--workdir", str(tmp_path / "w")]
+    argv = ["--orders", features_data.shop_file(), "--horizon_days", "270", "--workdir", str(tmp_path / "w")]
     short = run_local.run(argv)
     assert short.training_cutoffs == () and len(short.steps()) == 5
     model = storage.read_manifest(short.model, "model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import shlex
 import sys
 from typing import Any
@@ -90,27 +91,48 @@ def test_a_command_is_what_a_person_could_type() -> None:
     assert shlex.split(step.command) == [sys.executable, "-m", step.module, *step.arguments]
 
 
+def days_before(latest: datetime.date, apart: int, count: int) -> tuple[datetime.date, ...]:
+    return tuple(latest - datetime.timedelta(days=apart * i) for i in range(count))
+
+
+LATEST = DAY(2010, 10, 3)  # a horizon of 90 days before the cutoff
+
+
 @pytest.mark.parametrize(
     ("first_day", "most", "expected"),
     [
-        (FIRST, 2, (DAY(2010, 10, 3), DAY(2010, 7, 5))),
-        (FIRST, 1, (DAY(2010, 10, 3),)),
-        (FIRST, 9, (DAY(2010, 10, 3), DAY(2010, 7, 5), DAY(2010, 4, 6))),  # the next would see less than a horizon
-        (DAY(2010, 7, 5), 2, (DAY(2010, 10, 3),)),  # exactly a horizon of history
-        (DAY(2010, 7, 6), 2, ()),
-        (DAY(2010, 12, 31), 2, ()),
+        (DAY(2005, 1, 1), 13, days_before(LATEST, 28, 13)),  # a year of them
+        (FIRST, 13, days_before(LATEST, 28, 9)),  # the next would see less than a third of a horizon
+        (FIRST, 5, days_before(LATEST, 28, 5)),
+        (FIRST, 1, (LATEST,)),
+        (DAY(2010, 6, 11), 13, days_before(LATEST, 28, 4)),  # 114 days: 30 of them before the fourth
+        (DAY(2010, 6, 12), 13, days_before(LATEST, 14, 6)),  # a day less: half a month apart
+        (DAY(2010, 9, 3), 13, (LATEST,)),  # exactly a third of a horizon of history
+        (DAY(2010, 9, 4), 13, ()),
+        (DAY(2010, 12, 31), 13, ()),
     ],
 )
 def test_training_cutoffs(first_day: datetime.date, most: int, expected: tuple[datetime.date, ...]) -> None:
     assert training_cutoffs(first_day, CUTOFF, 90, most) == expected
 
 
-@given(st.integers(1, 2000), st.integers(1, 400), st.integers(1, 10))
-def test_no_training_label_reaches_another_window(history_days: int, horizon_days: int, most: int) -> None:
-    """Latest first; labels end at or before the next cutoff; each sees a horizon of history; as many as there can be."""
+def test_a_short_horizon_still_asks_for_some_history() -> None:
+    assert training_cutoffs(DAY(2010, 12, 11), CUTOFF, 7) == (DAY(2010, 12, 25),)  # 14 days
+    assert training_cutoffs(DAY(2010, 12, 12), CUTOFF, 7) == ()
+
+
+@given(st.integers(1, 2000), st.integers(1, 400), st.integers(1, 20))
+def test_no_training_label_reaches_the_evaluation(history_days: int, horizon_days: int, most: int) -> None:
+    """Latest first and evenly apart; labels end at or before the evaluation's cutoff; as many as there can be."""
     first_day, horizon = CUTOFF - datetime.timedelta(days=history_days), datetime.timedelta(days=horizon_days)
     found = training_cutoffs(first_day, CUTOFF, horizon_days, most)
-    assert len(found) == min(most, max(0, history_days // horizon_days - 1))
-    for later, earlier in zip((CUTOFF, *found), found, strict=False):
-        assert earlier + horizon == later
-    assert all(day - horizon >= first_day for day in found)
+    least = datetime.timedelta(days=max(14, horizon_days // 3))
+    assert bool(found) == (CUTOFF - horizon - first_day >= least)
+    if not found:
+        return
+    assert found[0] + horizon == CUTOFF and len(found) <= most
+    apart = {(later - earlier).days for later, earlier in itertools.pairwise(found)}
+    assert apart in (set(), {14}, {28})
+    assert found[-1] - first_day >= least
+    # One more would be too many, or see too little.
+    assert len(found) == most or found[-1] - datetime.timedelta(days=max(apart, default=14)) - first_day < least

@@ -16,3 +16,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     from tests.trainer import trained_models
 
     return trained_models.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def retrained(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model of ``world`` made anew by another process; what it was made from is gone."""
+    from tests.trainer import trained_models
+
+    return trained_models.retrained(world, tmp_path_factory.mktemp("retrained"))

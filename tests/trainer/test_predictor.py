@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer.trained_models import World
-from trainer import predictor
+from trainer import blend, predictor
 from transforms import record_batches, schema
 from transforms.errors import UsageError
 
@@ -69,7 +68,7 @@ def test_forecasts_are_possible_and_better_than_the_mean(predictions: pa.RecordB
 def test_batch_size_does_not_matter(
     rows: int, world: World, loaded: predictor.Predictor, predictions: pa.RecordBatch
 ) -> None:
-    part = world.customers.slice(0, 100) if rows == 1 else pa.concat_tables([world.customers] * 2)
+    part = pa.concat_tables([world.customers] * 2) if rows > 1000 else world.customers.slice(0, 20 * rows)
     batches = [loaded.predict(batch, AS_OF) for batch in part.combine_chunks().to_batches(rows)]
     found = forecasts(pa.Table.from_batches(batches).combine_chunks().to_batches()[0])
     assert_same_forecasts(found, np.tile(forecasts(predictions), 2)[:, : len(part)])
@@ -82,22 +81,17 @@ def test_transform_of_the_model_is_bit_for_bit_that_of_the_snapshot(world: World
         assert values.numpy().tobytes() == world.transformed[name].to_numpy().tobytes(), name
 
 
-def test_a_model_needs_nothing_but_its_directory(world: World, predictions: pa.RecordBatch, tmp_path: Path) -> None:
-    features, alone = tmp_path / "features", tmp_path / "alone"
-    shutil.copytree(world.training, features)
-    from trainer import task
-
-    again = ["--evaluation", world.evaluation, "--output", str(tmp_path / "model"), "--epochs", "5", "--seed", "3"]
-    assert task.main(["--features", str(features), *again]) == 0
-    shutil.rmtree(features)
-    shutil.move(tmp_path / "model", alone)
-    found = predictor.load(str(alone)).predict(world.customers, AS_OF)
+def test_a_model_needs_nothing_but_its_directory(world: World, retrained: str, predictions: pa.RecordBatch) -> None:
+    found = predictor.load(retrained).predict(world.customers, AS_OF)
     # Same content, same seed: also the same model, to the last bit.
     np.testing.assert_array_equal(forecasts(found), forecasts(predictions))
 
 
-def test_serving_default_answers_tf_examples_in_a_tf1_session(world: World, predictions: pa.RecordBatch) -> None:
+def test_serving_default_answers_tf_examples_in_a_tf1_session(world: World) -> None:
+    """The network's own forecasts: TensorFlow Serving knows neither the other members nor the calibration."""
     rows = 200
+    network = predictor.load_member(predictor.NETWORK, str(Path(world.model, predictor.NETWORK)))
+    expected = network.forecasts(world.customers.slice(0, rows))
     examples = tf_examples(record_batches.dense(world.customers.slice(0, rows)))
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(Path(world.model, "saved_model")))
@@ -106,7 +100,7 @@ def test_serving_default_answers_tf_examples_in_a_tf1_session(world: World, pred
         answer = session.run(outputs, {signature.inputs["examples"].name: examples})
     assert set(answer) == set(predictor.FORECAST_COLUMNS)
     found = np.stack([answer[name] for name in predictor.FORECAST_COLUMNS])
-    assert_same_forecasts(found, forecasts(predictions)[:, :rows])
+    assert_same_forecasts(found, np.stack([expected[name] for name in predictor.FORECAST_COLUMNS]))
 
 
 def tf_examples(inputs: dict[str, np.ndarray]) -> list[bytes]:
@@ -125,6 +119,44 @@ def tf_examples(inputs: dict[str, np.ndarray]) -> list[bytes]:
         ).SerializeToString()
         for row in present
     ]
+
+
+def test_predictions_are_the_calibrated_mix_of_the_members(world: World, predictions: pa.RecordBatch) -> None:
+    """Each member loaded from its own directory; averaged and calibrated by hand."""
+    content = blend.read(world.model)
+    assert set(content.weights) == set(predictor.MEMBERS)
+    members = [predictor.load_member(name, str(Path(world.model, name))) for name in predictor.MEMBERS]
+    said = [member.forecasts(world.customers) for member in members]
+    for name in predictor.FORECAST_COLUMNS:
+        mean = np.mean([of[name] for of in said], axis=0)
+        money = name.startswith("value") or name == "predicted_value"
+        expected = mean * content.calibration.level if money else mean
+        np.testing.assert_allclose(predictions[name].to_numpy(), expected, rtol=1e-9, err_msg=name)
+
+
+def test_a_customer_with_one_order_of_yesterday_is_told_apart_by_its_value(world: World, loaded: predictor.Predictor) -> None:  # fmt: skip
+    fresh = newcomers([5.0, 50.0, 500.0])
+    values = loaded.predict(fresh, AS_OF)["predicted_value"].to_pylist()
+    assert 0 < values[0] < values[1] < values[2]
+    assert all(0 < p < 1 for p in loaded.predict(fresh, AS_OF)["purchase_probability"].to_pylist())
+
+
+def newcomers(amounts: list[float]) -> pa.Table:
+    """Customers whose only order was placed the day before the cutoff, with all else that follows from it."""
+    n = len(amounts)
+    known: dict[str, list[Any]] = {
+        "customer_id": [f"N{i}" for i in range(n)], "age_days": [1] * n, "days_since_last": [1] * n, "country": ["UK"] * n,
+        **{name: [1] * n for name in ("lines", "orders", "order_days", "orders_30d", "orders_90d", "orders_180d", "orders_365d")},
+        **{name: amounts for name in schema.names(schema.FEATURES) if name.startswith(("value_", "order_value_")) and "trend" not in name},
+        "value_year_ago": [None] * n, "orders_year_ago": [None] * n, "gap_days_mean": [None] * n, "order_value_std": [0.0] * n,
+    }  # fmt: skip
+    columns = {}
+    for column in schema.CUSTOMERS:
+        values = known.get(column.name, [None if column.nullable or column.role is schema.Role.LABEL else 0] * n)
+        is_text = column.type is schema.Type.STRING
+        array = pa.array([str(v) for v in values]) if is_text else pa.array(values, pa.float64())
+        columns[column.name] = array.cast(column.type.arrow)
+    return pa.table(columns)
 
 
 def test_no_customers_give_no_predictions(world: World, loaded: predictor.Predictor) -> None:

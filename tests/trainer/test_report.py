@@ -19,7 +19,8 @@ from trainer.report_page import money
 from transforms import skew, skew_thresholds, statistics, storage
 
 SECTIONS = (
-    "metrics", "deciles", "gain", "probability", "quantiles", "distribution", "top", "skew", "data", "provenance",
+    "metrics", "deciles", "gain", "weeks", "probability", "quantiles", "segments", "frequency", "distribution", "top",
+    "skew", "mix", "card", "data", "provenance",
 )  # fmt: skip
 HOSTILE = "<script>alert('id')</script>"
 # Other people, of whom some come from a country that is to be shown, not run.
@@ -114,7 +115,7 @@ def test_every_section_is_there_once(page):
         assert page.count(f'<section id="{name}">') == 1
     charts = re.findall(r'id="(chart-[^"]+)"', page)
     assert len(charts) == len(set(charts))
-    assert len([name for name in charts if not name.startswith("chart-skew-")]) == 8
+    assert len([name for name in charts if not name.startswith("chart-skew-")]) == 9
     assert "<figcaption>" in page
 
 
@@ -141,7 +142,7 @@ def test_ids_and_versions_are_escaped(page):
 
 
 def test_skew_is_shown_alarms_first(page):
-    shown = page[page.index('<section id="skew">') : page.index('<section id="data">')]
+    shown = page[page.index('<section id="skew">') : page.index('<section id="mix">')]
     marks = re.findall(r'<div class="multiple (\w+)"><figure><h3>(\w+)</h3>', shown)
     assert [level for level, _ in marks] == sorted((level for level, _ in marks), key=["fail", "warn", "ok"].index)
     assert {name for level, name in marks if level == "fail"} == {"value_total", "country"}
@@ -161,7 +162,7 @@ def test_without_statistics_the_section_says_so(inputs, tmp_path):
             (tmp_path / "p" / "skew.json").unlink()
         assert report.main(["--model", inputs["model"], *arguments, "--output", str(tmp_path / "r.html")]) == 0
         text = (tmp_path / "r.html").read_text()
-        shown = text[text.index('<section id="skew">') : text.index('<section id="data">')]
+        shown = text[text.index('<section id="skew">') : text.index('<section id="mix">')]
         assert expected in shown
         assert "chart-" not in shown
 

@@ -55,6 +55,19 @@ def test_quantile_is_the_inverse_of_the_distribution(log_odds: float, mu: float,
     assert (value == 0) == (alpha <= 1 - p)
 
 
+@given(st.floats(-6, 6), st.floats(-3, 3), st.floats(-2, 2), st.sampled_from([0.0, 1e-3, 0.7, 1.0, 25.0, 4e3]))
+@settings(max_examples=60, deadline=None)
+def test_loss_is_minus_the_logarithm_of_scipys_density(log_odds: float, mu: float, raw: float, label: float) -> None:
+    sigma = min(max(softplus(raw), ziln.SIGMA_FLOOR), ziln.SIGMA_CAP)
+    if label > 0:
+        expected = -stats.bernoulli.logpmf(1, 1 / (1 + math.exp(-log_odds)))
+        expected -= stats.lognorm.logpdf(label, sigma, scale=math.exp(mu))
+    else:
+        expected = -stats.bernoulli.logpmf(0, 1 / (1 + math.exp(-log_odds)))
+    found = float(ziln.loss(tf.constant([label], tf.float64), one(log_odds, mu, raw))[0])
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30), st.floats(-1e30, 1e30), st.floats(0, 1e30))
 @settings(max_examples=60, deadline=None)
 def test_finite_and_ordered_at_any_float32_logit(log_odds: float, mu: float, raw: float, label: float) -> None:
