@@ -20,6 +20,7 @@ from trainer.metrics import Array
 MEAN = "mean"  # the scope of the mean over the cutoffs
 METRICS = ("normalised_gini", "spearman", "decile_mape", "rmse", "rmse_capped", "mae_median", "total_bias")
 SHARE_ABOVE_P90, MEAN_ABS_BIAS = "share_above_p90", "mean_abs_bias"
+SHARE_WHERE_POSITIVE = "share_above_positive_p90"
 _SIGNED = ("normalised_gini", "spearman", "total_bias")
 _BATCH = 25  # resamples at once: their weights of some 20,000 customers stay in cache
 
@@ -64,6 +65,7 @@ class Sample:
         }
         if forecast.p90 is not None:
             found[SHARE_ABOVE_P90] = metrics.share_above(actual, forecast.p90, weight)
+            found[SHARE_WHERE_POSITIVE] = metrics.share_above_where_positive(actual, forecast.p90, weight)
         return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.forecast_contestants import Forecast
-from benchmarks.forecast_judge import MEAN, MEAN_ABS_BIAS, METRICS, SHARE_ABOVE_P90, Judgement
+from benchmarks.forecast_judge import MEAN, MEAN_ABS_BIAS, METRICS, SHARE_ABOVE_P90, SHARE_WHERE_POSITIVE, Judgement
 from benchmarks.forecast_names import OURS
 
 # Ratio -> [least, most] it may be; None is open. How each ratio is made is told by ``ratios``.
@@ -20,7 +20,7 @@ AIM: dict[str, tuple[float | None, float | None]] = {
     "mean_abs_bias": (None, 1.0),
     SHARE_ABOVE_P90: (0.08, 0.12),
 }
-_PERCENT = ("decile_mape", "total_bias", MEAN_ABS_BIAS, SHARE_ABOVE_P90)
+_PERCENT = ("decile_mape", "total_bias", MEAN_ABS_BIAS, SHARE_ABOVE_P90, SHARE_WHERE_POSITIVE)
 _MONEY = ("rmse", "rmse_capped", "mae_median")
 _CELL = 8  # characters of a number at least; a longer heading makes its column wider
 
@@ -112,7 +112,7 @@ def print_tables(judgement: Judgement, forecasts: Mapping[str, Mapping[str, Fore
 
 
 def _print_table(judgement: Judgement, forecasts: Mapping[str, Mapping[str, Forecast]], scope: str) -> None:
-    columns = (*METRICS, *((MEAN_ABS_BIAS,) if scope == MEAN else ()), SHARE_ABOVE_P90)
+    columns = (*METRICS, *((MEAN_ABS_BIAS,) if scope == MEAN else ()), SHARE_ABOVE_P90, SHARE_WHERE_POSITIVE)
     peers = sorted(judgement.peers(scope), key=lambda peer: -judgement.value(scope, peer, "normalised_gini"))
     width = max(map(len, (OURS, *peers)))
     heads = (*columns, "cpu_seconds")

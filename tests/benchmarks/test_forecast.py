@@ -341,6 +341,7 @@ def test_every_metric_is_the_one_of_trainer_metrics() -> None:
             "mae_median": metrics.mae(actual, ours),
             "total_bias": metrics.total_bias(actual, ours),
             "share_above_p90": metrics.share_above(actual, 3 * ours),
+            "share_above_positive_p90": np.mean((actual > 3 * ours)[ours > 0]),
         }
     judged = forecast_judge.judge(samples, 100, 0)
     for metric in expected["1"]:
