@@ -82,7 +82,7 @@ _METRICS = {
     "pinball_p10": ("Quantile loss p10", "money per customer, smaller is better"),
     "pinball_p50": ("Quantile loss p50", "money per customer, smaller is better"),
     "pinball_p90": ("Quantile loss p90", "money per customer, smaller is better"),
-    "share_above_p90": ("Customers above their p90", "10% or a little less is right"),
+    "share_above_p90": ("Customers above their p90", "10%, less where many hardly ever buy"),
     "pit_distance": ("Quantile calibration (PIT)", "0 = the ranges hold exactly as many customers as promised"),
     "brier": ("Purchase probability (Brier)", "0 = certain and right, 0.25 = a coin toss for everybody"),
     "poisson_deviance": ("Order counts (Poisson deviance)", "smaller is better"),
@@ -202,7 +202,7 @@ def quantiles(inputs: Inputs) -> Html:
     above = _of(inputs.evaluation, "share_above_p90")
     aid = (
         "Pairs of equal height mean that the ranges around each forecast can be trusted. "
-        f"{above} of customers spent more than their p90; 10% or a little less is right."
+        f"{above} of customers spent more than their p90; 10% is right, less where many hardly ever buy."
     )
     note = (
         "Customers who spent nothing share out over the ranges that the forecast gave to spending nothing "
