@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -20,7 +21,6 @@ from typing import Any, Self
 import grpc
 import pyarrow as pa
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from grpc_tools import protoc
 
 from . import values
 
@@ -294,18 +294,23 @@ def _compile(protos: Path, name: str) -> Any:
     """Return a ``.proto`` file and all it imports as a ``FileDescriptorSet``."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory, "descriptors")
-        status = protoc.main(
+        # In a process of its own: beside other libraries that were loaded before it, the compiler has crashed the tests.
+        compiler = subprocess.run(
             [
-                "protoc",
+                sys.executable,
+                "-m",
+                "grpc_tools.protoc",
                 f"--proto_path={protos}",
                 f"--proto_path={files('grpc_tools') / '_proto'}",
                 f"--descriptor_set_out={output}",
                 "--include_imports",
                 name,
-            ]
+            ],
+            capture_output=True,
+            text=True,
         )
-        if status != 0:
-            raise RuntimeError(f"protoc could not read {name} in {protos}")
+        if compiler.returncode:
+            raise RuntimeError(f"protoc could not read {name} in {protos}: {compiler.stderr}")
         return descriptor_pb2.FileDescriptorSet.FromString(output.read_bytes())
 
 
