@@ -52,6 +52,8 @@ Rehearsal = tuple[Sequence[Snapshot], Sequence[str], tuple[Sequence[Snapshot], S
 # More rows move no forecast that could be measured, and cost memory and hours: some 4 GB at this many.
 MOST_ROWS = 4_000_000
 MOST_EVIDENCE_ROWS = 200_000
+# Rows of the earlier snapshots, of the latest one's: a shop's first weeks say little about what learns well later.
+LEAST_EARLIER_SHARE = 0.5
 # Fewer rows with a purchase do not carry a network of their own beside a purchase model, which has four parameters.
 FEWEST_BUYERS_FOR_NETWORK = 100
 _FALLBACKS = {"pareto": ("pareto", "mbgnbd")}
@@ -81,8 +83,11 @@ class Plan:
 
     @property
     def earlier(self) -> list[Snapshot]:
-        """The snapshots whose labels the latest one's features may know."""
-        return [s for s in self.training[1:] if s.label_end <= self.training[0].cutoff]
+        """The snapshots whose labels the latest one's features may know; none where they hold too little to learn from."""
+        latest, *others = self.training
+        found = [snapshot for snapshot in others if snapshot.label_end <= latest.cutoff]
+        rows = sum(snapshot.manifest["rows"] for snapshot in found)
+        return found if rows >= LEAST_EARLIER_SHARE * latest.manifest["rows"] else []
 
     @property
     def rehearsal(self) -> Rehearsal:
