@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.forecast_contestants import Forecast
 from benchmarks.forecast_judge import MEAN, MEAN_ABS_BIAS, METRICS, SHARE_ABOVE_P90, SHARE_WHERE_POSITIVE, Judgement
 from benchmarks.forecast_names import OURS
+from transforms.errors import UsageError
 
 # Ratio -> [least, most] it may be; None is open. How each ratio is made is told by ``ratios``.
 AIM: dict[str, tuple[float | None, float | None]] = {
@@ -34,6 +35,10 @@ def ratios(judgement: Judgement) -> dict[str, float]:
     - ``share_above_p90``: ours.
     """
     peers = judgement.peers(MEAN)
+    if not peers:
+        raise UsageError(
+            "--contestants leaves nobody with a forecast at every cutoff: accepted is at least one such peer"
+        )
 
     def of_peers(metric: str) -> dict[str, float]:
         return {peer: judgement.value(MEAN, peer, metric) for peer in peers}

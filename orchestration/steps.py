@@ -9,6 +9,7 @@ time: a finished one answers at once, a half-finished one starts over.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -131,14 +132,17 @@ def training_cutoffs(
 ) -> tuple[datetime.date, ...]:
     """Cutoffs whose labels end at or before ``cutoff``, latest first, at most so many.
 
+    They lie a month apart, farther where the horizon is longer than eight months or they are few, and half a month where the history is short.
     Their labels overlap one another, never the evaluation's: more windows show more seasons and more ages of customers,
     which a network needs more than independent rows. A snapshot of less history than a third of the horizon has hardly
     a repeat customer in it and is left out.
     """
     latest = cutoff - datetime.timedelta(days=horizon_days)
+    # Half a horizon's cutoffs more than a horizon: the earliest then forecast the latest out of time.
+    wide = max(MONTH_DAYS, math.ceil(1.5 * horizon_days / max(most - 1, 1)))
     least = max(HALF_MONTH_DAYS, horizon_days // 3)
     found: tuple[datetime.date, ...] = ()
-    for apart in (MONTH_DAYS, HALF_MONTH_DAYS):
+    for apart in (wide, HALF_MONTH_DAYS):
         days = (latest - datetime.timedelta(days=apart * i) for i in range(most))
         found = tuple(day for day in days if (day - first_day).days >= least)
         if len(found) >= min(FEW_CUTOFFS, most):

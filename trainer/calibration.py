@@ -9,7 +9,8 @@
 - Range: the p90 moved so that a tenth of the labels lay above it, where the share above it was off beyond chance. Of those
   whose p90 is positive: who buys with less than a tenth's probability has a p90 of 0, and is above it more rarely.
 
-The last two come from forecasts made for a window by models that had not seen it.
+The last two come from forecasts made for a window by members that had not learned from it (the network stopped where it
+did best there).
 """
 
 from __future__ import annotations
@@ -101,6 +102,17 @@ class Calibration:
             result[name] = np.minimum(result[name], result["value_p90"])
         return result
 
+    def explained(self, as_of: datetime.date) -> list[str]:
+        """``why``, and what is done to the level of forecasts as of a date."""
+        season, learned_at = self.season(as_of)
+        usual = "money as it is" if self.level == 1 else f"money times {self.level:.2f}"
+        said = [f"{usual}: so the windows learned from ask on average"] if self.windows else []
+        if learned_at:
+            said.append(
+                f"as of {as_of} times {season:.2f} more: so far was the window of {learned_at} off that average"
+            )
+        return [*self.why, *said]
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "windows": [{**asdict(w), "cutoff": w.cutoff.isoformat()} for w in self.windows]}
 
@@ -144,7 +156,9 @@ def of_evidence(actual: Array, forecasts: Mapping[str, Array], halves: NDArray[n
     if not (actual.any() and forecasts["predicted_value"].any()):
         return Calibration(why=("nothing was sold, or nothing was expected: there is nothing to calibrate by",))
     deciles, why_deciles = _deciles(actual, forecasts["predicted_value"], halves)
-    factor, why_range = _range(actual, forecasts["value_p90"])
+    # The level has its own correction, and a neighbouring window's says nothing: the range is judged without it.
+    level = float(actual.sum() / forecasts["predicted_value"].sum())
+    factor, why_range = _range(actual, level * forecasts["value_p90"])
     return Calibration(deciles=deciles, p90_factor=factor, why=(why_deciles, why_range))
 
 
@@ -213,6 +227,9 @@ def _range(actual: Array, p90: Array) -> tuple[float, str]:
     ratio = actual[some] / p90[some]
     share, error = float(np.mean(ratio > 1)), np.sqrt(0.1 * 0.9 / n)
     if abs(share - 0.1) <= max(CLEARLY * error, RANGE_TOLERANCE):
-        return 1.0, f"range as it is: {share:.1%} of the labels lay above a p90 that is not 0"
+        return 1.0, f"range as it is: once the totals agree, {share:.1%} of the labels lay above a p90 that is not 0"
     factor = float(np.clip(np.quantile(ratio, 0.9), 1 / MOST_RANGE, MOST_RANGE))
-    return factor, f"p90 times {factor:.2f}: {share:.1%} of the labels lay above one that is not 0"
+    return (
+        factor,
+        f"p90 times {factor:.2f}: once the totals agree, {share:.1%} of the labels lay above one that is not 0",
+    )

@@ -35,7 +35,7 @@ SPOKEN = {"saved_model": "the network", "btyd": "the purchase model", "boosting"
 
 @dataclass(frozen=True)
 class Evidence:
-    """Forecasts of [n] customers by members that had not seen what is to be forecast.
+    """Forecasts of [n] customers by members that had not learned from what is to be forecast.
 
     ``said``: {member: {forecast column: [n]}}. ``basis``: one of OUT_OF_TIME, OTHER_CUSTOMERS. ``window``: which.
     """

@@ -157,4 +157,4 @@ def _boost(features: dict[str, NDArray[np.float32]], labels: dict[str, Array], s
 
 def _threads() -> int:
     """As many as OMP_NUM_THREADS says, else one: where cores are shared, more of them wait for each other at full load."""
-    return int(os.environ.get("OMP_NUM_THREADS") or 1)
+    return int((os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0])

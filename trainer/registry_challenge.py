@@ -102,18 +102,23 @@ def evaluation_of(challenger: Contender, named: str | None) -> Snapshot:
 def compare(challenger: Contender, champion: Contender, evaluation: Snapshot) -> Decision:
     """The paired bootstrap of ``trainer.evaluate``, challenger minus champion.
 
-    Where the challenger's training labels reach past the evaluation's cutoff, only customers of the test split,
-    which no model learns from, are compared on.
+    Where the challenger's training labels reach past the evaluation's cutoff, only customers of the test split are
+    compared on, which a model judged by customer does not learn from.
 
     Raises:
       Incomparable: the two forecast different horizons, or learned from different histories, or the champion
-        cannot forecast these customers.
+        cannot forecast these customers, or the challenger learned from what it would be compared on.
     """
     for name in ("horizon_days", "history_days"):
         theirs, ours = champion.entry[name], challenger.entry[name]
         if theirs != ours:
             raise Incomparable(f"{name} of {challenger.version} is {ours}, of the champion {champion.version} {theirs}")
     split = OUT_OF_TIME if evaluation.cutoff >= challenger.label_end else BY_CUSTOMER
+    if split == BY_CUSTOMER and challenger.entry["split"] != BY_CUSTOMER:
+        raise Incomparable(
+            f"{challenger.version} learned from days before {challenger.label_end} and from all customers: compared on those "
+            f"from {evaluation.cutoff} on, it would know the answers; name a later snapshot by --evaluation"
+        )
     splits = ("test",) if split == BY_CUSTOMER else None
     customers = snapshots.read_customers(evaluation, splits, most_rows=MOST_JUDGED)
     notes = _notes(champion, evaluation)

@@ -59,8 +59,8 @@ def _compared(compared: Mapping[str, Any], weights: Mapping[str, float]) -> list
         rows.append([title, *(_cell(metric, of[metric], instead.get(name)) for metric in METRICS)])
     aid = (
         f"Each mix forecast {compared['customers']:,} customers of {compared['basis']} ({compared['window']}) that it had not "
-        f"learned from; the one in bold is used. All members together are kept unless fewer are clearly better somewhere and "
-        "worse nowhere."
+        f"learned from; the one in bold is used. All members together are kept unless fewer are clearly better in two "
+        "measures and worse in none."
     )
     note = (
         "Under a number: 95% interval of its difference to all members together (✓ clearly better, ✗ clearly worse, ≈ no clear "
@@ -90,6 +90,6 @@ def calibration(training: Mapping[str, Any]) -> list[Html]:
     """What was corrected or left alone, and why; nothing where nothing is said."""
     reasons = training.get("calibration") or []
     if not reasons:
-        return [report_page.paragraph("Nothing was corrected: there was no earlier window to correct by.")]
-    aid = "What forecasts of an earlier window, by members that had not seen it, said about corrections:"
+        return [report_page.paragraph("Nothing was corrected: there was no window to correct by.")]
+    aid = "What forecasts of earlier windows said about corrections:"
     return [report_page.paragraph(aid), report_page.bullets([f"{sentence(reason)}." for reason in reasons])]

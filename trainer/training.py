@@ -187,7 +187,7 @@ class Training:
             self.facts |= self.facts_of[name] if name in kept else {}
         content = blend.Blend(weights, self._calibration(evidence, weights, kept))
         self.facts["choice"]["weights"] = dict(weights)
-        self.facts["calibration"] = list(content.calibration.why)
+        self.facts["calibration"] = content.calibration.explained(plan.newest.cutoff)
         return Learned(kept, content, self.facts, self.trained if NETWORK in kept else None, self.notes)
 
     # What the data carry.
@@ -218,13 +218,19 @@ class Training:
         return sum(int((float_column(v, "future_value") > 0).sum()) for v in values)
 
     def _purchases_possible(self) -> bool:
-        newest = snapshots.read_customers(self.plan.newest, columns=["frequency"])
-        return bool(float_column(newest, "frequency").any())
+        """Whether somebody bought again before each cutoff that a purchase model is fitted at."""
+        fitted_at = (self.plan.training[0], self.plan.newest)
+        return all(
+            float_column(snapshots.read_customers(s, columns=["frequency"]), "frequency").any() for s in fitted_at
+        )
 
     # What each is worth.
 
     def _evidence(self, wanted: list[str]) -> tuple[Evidence | None, dict[str, Member]]:
-        """Members that have not seen some rows, and their forecasts of these rows."""
+        """Members that have not learned from some rows, and their forecasts of these rows.
+
+        The purchase model reads no label, but where customers are held out it is fitted on features that know their days.
+        """
         plan = self.plan
         if plan.earlier:
             latest = plan.training[0]
@@ -233,10 +239,11 @@ class Training:
             members = self._learn(wanted, *plan.rehearsal, latest)
             basis, window = choice.OUT_OF_TIME, str(latest.cutoff)
         else:
-            most = MOST_EVIDENCE_ROWS // len(plan.training)
-            held_out = _concat([snapshots.read_customers(s, ("validation",), None, most) for s in plan.training])
+            # One window of them: rows of one customer at several cutoffs would pass for several customers.
+            looked_at = next((s for s in plan.training if s.manifest["splits"].get("validation")), plan.training[0])
+            held_out = snapshots.read_customers(looked_at, ("validation",), None, MOST_EVIDENCE_ROWS)
             members = self._learn(wanted, *plan.rehearsal, plan.newest)
-            basis, window = choice.OTHER_CUSTOMERS, ", ".join(str(s.cutoff) for s in plan.training)
+            basis, window = choice.OTHER_CUSTOMERS, str(looked_at.cutoff)
         if plan.model != AUTO and len(members) == 1 and not plan.earlier:
             return None, members
         value, orders = (float_column(held_out, name) for name in schema.names(schema.LABELS))
@@ -303,12 +310,13 @@ class Training:
 
         columns = [*boosting.inputs(), *schema.names(schema.LABELS)]
         most = MOST_ROWS // len(learned_from)
-        tables = [snapshots.read_customers(s, splits, columns, most) for s in learned_from]
+        tables = [snapshots.read_customers(s, splits, ["customer_id", *columns], most) for s in learned_from]
         x = np.concatenate([boosting.matrix(table) for table in tables])
         value, orders = (np.concatenate([float_column(t, n) for t in tables]) for n in schema.names(schema.LABELS))
         self.say(f"trees: {len(x):,} rows")
         self.facts_of[BOOSTING] = {"training_rows": len(x)}
-        return boosting.fit(x, value, orders, horizon_days=self.plan.horizon_days, seed=self.plan.seed)
+        people = _numbers(tables)
+        return boosting.fit(x, value, orders, people, horizon_days=self.plan.horizon_days, seed=self.plan.seed)
 
     def _purchases(self, newest: Snapshot) -> Member | None:
         """Fitted on what all customers did before the snapshot's cutoff; its labels are not read."""
@@ -373,7 +381,9 @@ def _among(weights: Mapping[str, float], members: Mapping[str, Member]) -> dict[
     return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
 
-def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+def _numbers(tables: Sequence[pa.Table]) -> NDArray[np.int64]:
+    """[n]: a number for each customer of all the tables, the same in every one of them."""
     import pyarrow as pa
 
-    return pa.concat_tables(tables)
+    ids = pa.chunked_array([chunk for table in tables for chunk in table["customer_id"].chunks], pa.string())
+    return ids.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)

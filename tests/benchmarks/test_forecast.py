@@ -222,9 +222,18 @@ def test_what_overflows_is_the_past_rate_and_told(known: Known) -> None:
 
 def test_trials_are_scored_out_of_time_where_they_can_be(known: Known) -> None:
     fitting, scoring, how = forecast_trees.tuning_rows(known)
-    assert how == "tuned out of time" and scoring == [known.training[0]] and fitting == list(known.training[1:])
+    horizon = datetime.timedelta(days=known.horizon_days)
+    before = [
+        table
+        for table, cutoff in zip(known.training, known.training_cutoffs, strict=True)
+        if cutoff + horizon <= known.training_cutoffs[0]
+    ]
+    assert 0 < len(before) < len(known.training) - 1
+    assert how == "tuned out of time" and scoring == [known.training[0]] and fitting == before
     overlapping = (known.training_cutoffs[0], known.training_cutoffs[0] - datetime.timedelta(days=30))
-    fitting, scoring, how = forecast_trees.tuning_rows(dataclasses.replace(known, training_cutoffs=overlapping))
+    fitting, scoring, how = forecast_trees.tuning_rows(
+        dataclasses.replace(known, training=known.training[:2], training_cutoffs=overlapping)
+    )
     assert how == "tuned by customer"
     learned, judged = (
         {name for table in tables for name in table["customer_id"].to_pylist()} for tables in (fitting, scoring)

@@ -103,7 +103,7 @@ LATEST = DAY(2010, 10, 3)  # a horizon of 90 days before the cutoff
     [
         (DAY(2005, 1, 1), 13, days_before(LATEST, 28, 13)),  # a year of them
         (FIRST, 13, days_before(LATEST, 28, 9)),  # the next would see less than a third of a horizon
-        (FIRST, 5, days_before(LATEST, 28, 5)),
+        (FIRST, 5, days_before(LATEST, 34, 5)),  # so few that they lie farther apart, to reach back a horizon
         (FIRST, 1, (LATEST,)),
         (DAY(2010, 6, 11), 13, days_before(LATEST, 28, 4)),  # 114 days: 30 of them before the fourth
         (DAY(2010, 6, 12), 13, days_before(LATEST, 14, 6)),  # a day less: half a month apart
@@ -132,7 +132,7 @@ def test_no_training_label_reaches_the_evaluation(history_days: int, horizon_day
         return
     assert found[0] + horizon == CUTOFF and len(found) <= most
     apart = {(later - earlier).days for later, earlier in itertools.pairwise(found)}
-    assert apart in (set(), {14}, {28})
+    assert apart in (set(), {14}, {max(28, -(-3 * horizon_days // (2 * max(most - 1, 1))))})
     assert found[-1] - first_day >= least
     # One more would be too many, or see too little.
     assert len(found) == most or found[-1] - datetime.timedelta(days=max(apart, default=14)) - first_day < least

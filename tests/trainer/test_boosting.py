@@ -23,7 +23,8 @@ WIDTH = len(boosting.inputs())
 
 def fit(customers: pa.Table, seed: int = 0) -> Boosting:
     value, orders = float_column(customers, "future_value"), float_column(customers, "future_orders")
-    return boosting.fit(boosting.matrix(customers), value, orders, horizon_days=HORIZON_DAYS, seed=seed)
+    x, people = boosting.matrix(customers), np.arange(customers.num_rows)
+    return boosting.fit(x, value, orders, people, horizon_days=HORIZON_DAYS, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,20 @@ def test_sigma_is_what_trees_are_off_on_rows_they_have_not_seen() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3000, WIDTH)).astype(np.float32)
     value = np.where(rng.random(3000) < 0.4, np.exp(3 + x[:, 0] + 0.5 * rng.normal(size=3000)), 0.0)
-    model = boosting.fit(x, value, (value > 0).astype(float), horizon_days=HORIZON_DAYS, seed=0)
+    model = boosting.fit(x, value, (value > 0).astype(float), np.arange(3000), horizon_days=HORIZON_DAYS, seed=0)
     assert 0.5 < model.sigma < 0.62
     np.testing.assert_allclose(model.value_cap, 2 * value.max())
+
+
+def test_rows_of_one_customer_do_not_vouch_for_one_another() -> None:
+    """The same customers at two cutoffs, hardly changed: no more is known than from one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1500, WIDTH)).astype(np.float32)
+    value = np.exp(3 + x[:, 0] + 0.5 * rng.normal(size=1500))
+    twice, values = np.concatenate([x, x]), np.concatenate([value, value])
+    people = np.tile(np.arange(1500), 2)
+    model = boosting.fit(twice, values, np.ones(3000), people, horizon_days=HORIZON_DAYS, seed=0)
+    assert 0.5 < model.sigma < 0.62
 
 
 def test_missing_values_are_survived(fitted: Boosting, fresh: pa.Table) -> None:
@@ -151,9 +163,11 @@ def test_too_few_buyers_are_refused() -> None:
     x, value = rng.normal(size=(1000, WIDTH)).astype(np.float32), np.zeros(1000)
     value[: boosting.FEWEST_BUYERS - 1] = 1.0
     with pytest.raises(UsageError, match="299 rows with a purchase are too few for trees: accepted are 300"):
-        boosting.fit(x, value, value, horizon_days=HORIZON_DAYS, seed=0)
+        boosting.fit(x, value, value, np.arange(1000), horizon_days=HORIZON_DAYS, seed=0)
     value[boosting.FEWEST_BUYERS - 1] = 1.0
-    assert boosting.fit(x, value, value, horizon_days=HORIZON_DAYS, seed=0).sigma == 0.05  # all alike: the floor
+    assert (
+        boosting.fit(x, value, value, np.arange(1000), horizon_days=HORIZON_DAYS, seed=0).sigma == 0.05
+    )  # all alike: the floor
 
 
 def test_a_missing_column_is_named(fitted: Boosting, fresh: pa.Table) -> None:

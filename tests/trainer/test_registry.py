@@ -232,11 +232,14 @@ def test_a_champion_that_learned_from_the_evaluations_days_is_flattered_and_it_i
     assert f"the comparison flatters the champion saw: it learned from days before {end}" in line
 
 
-def test_a_challenger_that_learned_from_those_days_is_compared_on_the_test_split_only(
-    world: World, place: str, tmp_path: Path
+def test_a_challenger_that_learned_from_those_days_is_compared_on_customers_it_did_not_learn_from_or_not_at_all(
+    world: World, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert promote(place, world.model) == 0
-    inside = variant(world.model, tmp_path / "inside", "inside", training_cutoffs=[str(EVALUATION_CUTOFF)])
+    days = {"training_cutoffs": [str(EVALUATION_CUTOFF)]}
+    knows = variant(world.model, tmp_path / "knows", "knows", **days)
+    assert "it would know the answers" in refused(capsys, "promote", "--registry", place, "--model", knows, code=2)
+    inside = variant(world.model, tmp_path / "inside", "inside", split="by customer", **days)
     result = registry.run(["promote", "--registry", place, "--model", inside, *FORCED])
     assert result["figures"]["split"] == "by customer"
     assert result["figures"]["customers"] == world.customers["split"].to_pylist().count("test")
