@@ -144,9 +144,13 @@ def installed_with_ours() -> set[str]:
 
 
 def _declared() -> list[str]:
+    return list(_project()["dependencies"])
+
+
+def _project() -> dict[str, Any]:
     import tomllib
 
-    return list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def _normalised(name: str) -> str:
@@ -188,8 +192,8 @@ def owners() -> dict[str, set[str]]:
 
 def extras() -> set[str]:
     """The distributions that extras of this project bring, by their normalised names."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {_normalised(Requirement(text).name) for of in project["optional-dependencies"].values() for text in of}
+    brought = _project()["optional-dependencies"].values()
+    return {_normalised(Requirement(text).name) for of in brought for text in of}
 
 
 def test_everything_workers_import_is_installed_with_our_package() -> None:
