@@ -239,7 +239,7 @@ def test_trials_are_scored_out_of_time_where_they_can_be(known: Known) -> None:
         {name for table in tables for name in table["customer_id"].to_pylist()} for tables in (fitting, scoring)
     )
     assert not learned & judged and len(learned) > 3 * len(judged) > 0
-    assert sum(t.num_rows for t in (*fitting, *scoring)) == sum(t.num_rows for t in known.training)
+    assert sum(t.num_rows for t in (*fitting, *scoring)) == sum(t.num_rows for t in known.training[:2])
 
 
 def test_texts_are_categories_and_unknown_ones_missing(known: Known) -> None:
