@@ -5,13 +5,14 @@ All are computed from features alone, so that none of them has seen a label.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transforms import schema
-from transforms.errors import rejected
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,15 @@ def float_column(table: pa.Table | pa.RecordBatch, name: str) -> Array:
     # A chunked column always copies, and says so by knowing no such argument.
     copied = values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False)
     return np.asarray(copied, dtype=np.float64)
+
+
+def require_columns(customers: pa.Table | pa.RecordBatch, names: Sequence[str]) -> None:
+    """Raises: UsageError where a column is missing; it names all that are."""
+    missing = [name for name in names if name not in customers.schema.names]
+    if missing:
+        raise UsageError(
+            f"customers have no column {', '.join(missing)}: given are {', '.join(customers.schema.names)}"
+        )
 
 
 def nearest_window(horizon_days: int) -> int:

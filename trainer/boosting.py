@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from trainer.baselines import float_column
+from trainer.baselines import float_column, require_columns
 from trainer.predictor import FORECAST_COLUMNS
+from trainer.settings import SIGMA_CAP, SIGMA_FLOOR, VALUE_CAP_MULTIPLE
 from transforms import schema, storage
 from transforms.errors import UsageError
 
@@ -39,8 +40,6 @@ SETTINGS = {
 }  # fmt: skip
 # Below, a leaf of 60 rows says nothing.
 FEWEST_BUYERS = 300
-VALUE_CAP_MULTIPLE = 2.0  # as ``network.VALUE_CAP_MULTIPLE``
-_SIGMA_FLOOR, _SIGMA_CAP = 0.05, 2.5  # as in ``ziln``
 _PARTS = ("purchase", "log_value", "orders")
 _DESCRIPTION = "boosting.json"
 
@@ -56,11 +55,7 @@ def matrix(customers: pa.Table | pa.RecordBatch) -> NDArray[np.float32]:
     Raises:
       UsageError: a column is missing.
     """
-    missing = [name for name in inputs() if name not in customers.schema.names]
-    if missing:
-        raise UsageError(
-            f"customers have no column {', '.join(missing)}: given are {', '.join(customers.schema.names)}"
-        )
+    require_columns(customers, inputs())
     result = np.empty((customers.num_rows, len(inputs())), np.float32)
     for i, name in enumerate(inputs()):
         result[:, i] = float_column(customers, name)
@@ -139,7 +134,7 @@ def fit(
         "log_value": _train("regression", x[bought], logs, seed),
         "orders": _train("poisson", x, orders, seed),
     }
-    sigma = float(np.clip(_residual(x[bought], logs, people[bought], seed), _SIGMA_FLOOR, _SIGMA_CAP))
+    sigma = float(np.clip(_residual(x[bought], logs, people[bought], seed), SIGMA_FLOOR, SIGMA_CAP))
     return Boosting(trees, sigma, VALUE_CAP_MULTIPLE * float(value.max()), horizon_days)
 
 
@@ -153,19 +148,19 @@ def _residual(x: NDArray[np.float32], y: Array, people: NDArray[np.int64], seed:
     off = np.empty_like(y)
     for half in (first, ~first):
         grown = _train("regression", x[half], y[half], seed)
-        off[~half] = y[~half] - np.asarray(grown.predict(x[~half], num_threads=_threads()))
+        off[~half] = y[~half] - np.asarray(grown.predict(x[~half], num_threads=threads()))
     return float(np.sqrt(np.mean(np.square(off))))
 
 
 def _train(objective: str, x: NDArray[np.float32], y: Array, seed: int) -> lightgbm.Booster:
     import lightgbm
 
-    settings = {**SETTINGS, "objective": objective, "seed": seed, "num_threads": _threads()}
+    settings = {**SETTINGS, "objective": objective, "seed": seed, "num_threads": threads()}
     return lightgbm.train(settings, lightgbm.Dataset(x, y, params={"verbose": -1}), ROUNDS)
 
 
-def _threads() -> int:
-    # One unless told otherwise: on a busy machine two wait for each other more than they help.
+def threads() -> int:
+    """LightGBM's: as many as OMP_NUM_THREADS says, else one; where cores are shared, more wait for each other at full load."""
     return int((os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0])
 
 

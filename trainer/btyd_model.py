@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer import btyd, btyd_counts, btyd_forecast, gamma_gamma
+from trainer.baselines import require_columns
 from trainer.btyd import PurchaseModel
 from trainer.gamma_gamma import GammaGamma
 from trainer.predictor import FORECAST_COLUMNS
 from transforms import storage
-from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,11 +72,7 @@ def _spending(customers: Any) -> Any:
     """The columns that ``btyd_forecast.forecast`` reads, by order day."""
     import pyarrow as pa
 
-    missing = [name for name in COLUMNS if name not in customers.schema.names]
-    if missing:
-        raise UsageError(
-            f"customers have no column {', '.join(missing)}: given are {', '.join(customers.schema.names)}"
-        )
+    require_columns(customers, COLUMNS)
     # The purchases that are forecast are order days, so the value to multiply them by is an order day's too.
     days, total = (btyd_counts.column(customers, name) for name in ("order_days", "order_value_total"))
     counts = {name: btyd_counts.column(customers, name) for name in btyd_counts.COLUMNS}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer import blend, metrics
-from trainer.bootstrap import Bootstrap, or_none
+from trainer.bootstrap import Bootstrap, in_favour, or_none
 from trainer.evaluation_text import HIGHER_IS_BETTER, listed
 
 Array = NDArray[np.float64]
@@ -134,17 +134,10 @@ def _compare(evidence: Evidence, members: tuple[str, ...], seed: int) -> dict[st
         instead[some] = {
             "difference": difference,
             "intervals": intervals,
-            "better": [m for m in METRICS if _sure(intervals[m], 1 if m in HIGHER_IS_BETTER else -1)],
-            "worse": [m for m in METRICS if _sure(intervals[m], -1 if m in HIGHER_IS_BETTER else 1)],
+            "better": [m for m in METRICS if in_favour(m in HIGHER_IS_BETTER, intervals[m])],
+            "worse": [m for m in METRICS if in_favour(m not in HIGHER_IS_BETTER, intervals[m])],
         }
     return {
         "basis": evidence.basis, "window": evidence.window, "customers": len(evidence.value),
         "mixes": {name: {m: or_none(v) for m, v in of.items()} for name, of in exact.items()}, "instead": instead,
     }  # fmt: skip
-
-
-def _sure(interval: list[float | None], sign: int) -> bool:
-    low, high = interval
-    if low is None or high is None:
-        return False
-    return low > 0 if sign > 0 else high < 0

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer import boosting
 from trainer.baselines import float_column
 from transforms import schema
 from transforms.errors import UsageError, one_line
@@ -42,7 +42,6 @@ _PARAMETERS = {
     "force_row_wise": True,  # the alternative is chosen by timing, and sums in another order
     "verbosity": -1,
 }
-_NUMBERS = tuple(c.name for c in schema.FEATURES if c.type is not schema.Type.STRING)
 _TEXTS = tuple(c.name for c in schema.FEATURES if c.type is schema.Type.STRING)
 
 
@@ -105,7 +104,7 @@ def _tweedie(training: Sequence[pa.Table], customers: pa.Table, seed: int) -> Fi
         {split: values / unit for split, values in labels.items()},
         seed,
     )
-    predicted = booster.predict(_matrix(customers, categories), num_threads=_threads())
+    predicted = booster.predict(_matrix(customers, categories), num_threads=boosting.threads())
     return Fitted({"tweedie": unit * np.asarray(predicted, np.float64)}, [])
 
 
@@ -129,32 +128,25 @@ def _categories(table: pa.Table, name: str) -> list[str]:
 
 
 def _matrix(table: pa.Table, categories: dict[str, list[str]]) -> NDArray[np.float32]:
-    """(n, features) of ``_NUMBERS``, then ``_TEXTS`` as places in ``categories``; NaN where not known."""
+    """(n, features) of ``boosting.inputs()``, then ``_TEXTS`` as places in ``categories``; NaN where not known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    matrix = np.empty((table.num_rows, len(_NUMBERS) + len(_TEXTS)), np.float32)
-    for i, name in enumerate(_NUMBERS):
-        matrix[:, i] = float_column(table, name)
-    for i, name in enumerate(_TEXTS, len(_NUMBERS)):
-        place = pc.index_in(table[name], pa.array(categories[name], pa.string()))
-        matrix[:, i] = place.cast(pa.float32()).to_numpy()
-    return matrix
+    places = [
+        pc.index_in(table[name], pa.array(categories[name], pa.string())).cast(pa.float32()).to_numpy()
+        for name in _TEXTS
+    ]
+    return np.column_stack([boosting.matrix(table), *places])
 
 
 def _boost(features: dict[str, NDArray[np.float32]], labels: dict[str, Array], seed: int) -> lightgbm.Booster:
     import lightgbm
 
-    parameters: dict[str, Any] = {**_PARAMETERS, "seed": seed, "num_threads": _threads()}
+    parameters: dict[str, Any] = {**_PARAMETERS, "seed": seed, "num_threads": boosting.threads()}
     train = lightgbm.Dataset(
         features["train"], labels["train"], params=parameters,
-        feature_name=[*_NUMBERS, *_TEXTS], categorical_feature=list(_TEXTS),
+        feature_name=[*boosting.inputs(), *_TEXTS], categorical_feature=list(_TEXTS),
     )  # fmt: skip
     validation = train.create_valid(features["validation"], labels["validation"])
     stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
     return lightgbm.train(parameters, train, _ROUNDS, valid_sets=[validation], callbacks=[stop])
-
-
-def _threads() -> int:
-    """As many as OMP_NUM_THREADS says, else one: where cores are shared, more of them wait for each other at full load."""
-    return int((os.environ.get("OMP_NUM_THREADS") or "1").split(",")[0])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from trainer import hurdle_poisson, mixture, ziln
-from trainer.settings import DEFAULTS, Settings
+from trainer.settings import DEFAULTS, VALUE_CAP_MULTIPLE, Settings
 from transforms import preprocessing
 
 VALUE_LOGITS = 3
@@ -29,9 +29,6 @@ HALVE_AFTER_EPOCHS, STOP_AFTER_EPOCHS = 2, 6
 LAST_RATE = 0.05  # of the first, where the rate falls by plan
 # Loss differences of rare customers with large values are noise below this.
 MIN_IMPROVEMENT = 1e-4
-# No forecast exceeds twice the largest value any training customer ever had: beyond the data a lognormal's mean
-# grows as exp(mu + sigma^2 / 2), and one such customer would be a campaign's whole expected revenue.
-VALUE_CAP_MULTIPLE = 2.0
 SECONDS_BETWEEN_LINES = 2.0
 
 

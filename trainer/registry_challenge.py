@@ -188,10 +188,10 @@ def _decide(
 
 def favour(metric: str, difference: list[float | None]) -> int:
     """Whom a paired 95% interval of challenger minus champion favours: 1 the challenger, -1 the champion, 0 neither."""
-    low, high = difference
-    if low is None or high is None or low <= 0 <= high:
-        return 0
-    return 1 if (low > 0) == (metric in HIGHER_IS_BETTER) else -1
+    from trainer.bootstrap import in_favour
+
+    higher_is_better = metric in HIGHER_IS_BETTER
+    return int(in_favour(higher_is_better, difference)) - int(in_favour(not higher_is_better, difference))
 
 
 def _sentence(figures: dict[str, Any], better: list[str], worse: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The network's settings and their command line arguments; imports nothing heavy, so that ``--help`` may show the defaults."""
+"""Bounds that every lognormal here has, the network's settings and their command line arguments; imports nothing heavy, so that ``--help`` may show the defaults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from typing import Any
 from transforms.cli import whole_number
 from transforms.errors import rejected
 
+# The density is unbounded as sigma -> 0: customers who always pay the same price would pull the fit there.
+SIGMA_FLOOR = 0.05
+# mean / median is exp(sigma^2 / 2): 23 at 2.5, 90 at 3, 268,000 at 5. Money people spend has sigma of about 1.
+SIGMA_CAP = 2.5
+# No forecast exceeds twice the largest value any training customer ever had: beyond the data a lognormal's mean
+# grows as exp(mu + sigma^2 / 2), and one such customer would be a campaign's whole expected revenue.
+VALUE_CAP_MULTIPLE = 2.0
 MOST_LAYERS, MOST_UNITS, MOST_MEMBERS = 5, 4096, 64
 
 

@@ -11,10 +11,9 @@ import math
 
 import tensorflow as tf
 
-# The density is unbounded as sigma -> 0: customers who always pay the same price would pull the fit there.
-SIGMA_FLOOR = 0.05
-# mean / median is exp(sigma^2 / 2): 23 at 2.5, 90 at 3, 268,000 at 5. Money people spend has sigma of about 1.
-SIGMA_CAP = 2.5
+from trainer.settings import SIGMA_CAP as SIGMA_CAP
+from trainer.settings import SIGMA_FLOOR as SIGMA_FLOOR
+
 # mu is in units of the mean positive label. exp(+-20) spans any currency, and exp(20 + 2.5 x 8) fits float32.
 MU_BOUND = 20.0
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer import features_fixture
 from tests.trainer.evaluation_fixture import replaced
-from trainer import btyd, fitted_baselines, metrics
+from trainer import boosting, btyd, fitted_baselines, metrics
 from trainer.baselines import baseline_forecasts, float_column
 from trainer.btyd_forecast import forecast
 from trainer.fitted_baselines import forecasts
@@ -81,7 +81,7 @@ def test_the_number_of_threads_is_the_environments_and_changes_nothing(monkeypat
     monkeypatch.setattr(fitted_baselines, "_ROUNDS", 3)  # threads that share a core wait for each other in every leaf
     alone, _ = tweedie()
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert fitted_baselines._threads() == 2
+    assert boosting.threads() == 2
     assert tweedie()[0] == pytest.approx(alone, rel=1e-9)
 
 

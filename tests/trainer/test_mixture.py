@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -25,6 +25,7 @@ def distribution(logits: np.ndarray, value: float) -> float:
     st.lists(st.tuples(st.floats(-4, 4), st.floats(-2, 3), st.floats(-2, 2)), min_size=1, max_size=6),
     st.sampled_from(LEVELS),
 )
+@example([(-3.3, 2.6, -1.3)] * 4 + [(-1.4, 2.9, -1.7), (-0.4, -1.5, 0.6)], 0.9)  # below every member's own but zero
 @settings(max_examples=60, deadline=None)
 def test_quantile_is_where_scipy_finds_it(members: list[tuple[float, float, float]], alpha: float) -> None:
     logits = np.array(members)
