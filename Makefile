@@ -55,7 +55,7 @@ demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a custome
 test: setup googlesql ## set-up + every test that needs nothing but a plain machine
 	$(BIN)/python -m pytest
 
-test-emulators: setup emulators googlesql ## the tests against BigQuery and Cloud Storage emulators
+test-emulators: setup emulators googlesql ## the tests against BigQuery, Cloud Storage and Datastore emulators
 	$(BIN)/python -m pytest -m emulators
 
 emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)

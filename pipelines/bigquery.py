@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ _DATASET, _TABLE = r"[A-Za-z0-9_]{1,1024}", r"[\w-]+(?: +[\w-]+)*"
 _DATASET_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})")
 _TABLE_NAME = re.compile(rf"({_PROJECT})\.({_DATASET})\.({_TABLE})")
 _ACCEPTED_TABLE = "project.dataset.table, such as my-project.shop.orders"
+_REPLACE = "WRITE_TRUNCATE"  # atomic: readers see the old rows or the new
 # A job that failed for one of these reasons may succeed when it is run again. Not quotaExceeded: such quotas come
 # back after hours, and a person who hears of it soon can ask for more.
 _TRANSIENT = {
@@ -170,8 +172,7 @@ class Query:
     too_large: str = ""
 
     def job_id(self, attempt: int) -> str:
-        content = json.dumps([self.sql, str(self.destination), self.maximum_bytes_billed, attempt])
-        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return _job_id(self.name, self.sql, str(self.destination), self.maximum_bytes_billed, attempt)
 
     def config(self) -> bigquery.QueryJobConfig:
         from google.cloud import bigquery
@@ -181,40 +182,100 @@ class Query:
             config.maximum_bytes_billed = self.maximum_bytes_billed
         if self.destination:
             config.destination = self.destination.reference
-            config.write_disposition = "WRITE_TRUNCATE"
+            config.write_disposition = _REPLACE
             config.clustering_fields = list(self.clustered_by) or None
             if self.partitioned_by:
                 config.time_partitioning = bigquery.TimePartitioning(field=self.partitioned_by)
         return config
+
+    def insert(self, job_id: str) -> bigquery.QueryJob:
+        return client(self.project).query(
+            self.sql, self.config(), job_id=job_id, location=self.location, job_retry=None
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Load:
     """A load job from Cloud Storage that runs once, as a ``Query`` does, and replaces its destination whole.
 
-    ``settings`` are attributes of ``LoadJobConfig``; ``fields`` are the columns' names and BigQuery types.
+    ``settings`` are attributes of ``LoadJobConfig``; ``fields`` are the columns' names and BigQuery types, and their
+    descriptions where they have any. ``extends`` adds the rows to the destination instead.
     """
 
     name: str
     project: str
     uris: tuple[str, ...]
     destination: Table
-    fields: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, ...], ...]
     settings: dict[str, Any]
     location: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    extends: bool = False
+    about: str = ""
     too_large = ""  # it has no result
 
     def job_id(self, attempt: int) -> str:
-        content = json.dumps([self.uris, str(self.destination), self.fields, self.settings, attempt])
-        return f"{self.name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        return _job_id(
+            self.name, self.uris, str(self.destination), self.fields, self.settings, self.extends, attempt
+        )  # fmt: skip
 
     def config(self) -> bigquery.LoadJobConfig:
         from google.cloud import bigquery
 
-        config = bigquery.LoadJobConfig(labels=self.labels, write_disposition="WRITE_TRUNCATE", **self.settings)
-        config.schema = [bigquery.SchemaField(name, type_) for name, type_ in self.fields]
+        config = bigquery.LoadJobConfig(labels=self.labels, **self.settings)
+        config.write_disposition = "WRITE_APPEND" if self.extends else _REPLACE
+        config.schema = [
+            bigquery.SchemaField.from_api_repr(dict(zip(("name", "type", "description"), column, strict=False)))
+            for column in self.fields
+        ]
         return config
+
+    def insert(self, job_id: str) -> bigquery.LoadJob:
+        return client(self.project).load_table_from_uri(
+            list(self.uris), self.destination.reference, job_id=job_id, location=self.location, job_config=self.config()
+        )
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy job, of a table or a partition, that runs once, as a ``Query`` does, and replaces its destination."""
+
+    name: str
+    project: str
+    source: Table
+    destination: Table
+    location: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    about: str = ""
+    too_large = ""  # it has no result
+
+    def job_id(self, attempt: int) -> str:
+        return _job_id(self.name, str(self.source), str(self.destination), attempt)
+
+    def insert(self, job_id: str) -> bigquery.CopyJob:
+        from google.cloud import bigquery
+
+        config = bigquery.CopyJobConfig(
+            labels=self.labels, write_disposition=_REPLACE, create_disposition="CREATE_NEVER"
+        )
+        return client(self.project).copy_table(
+            self.source.reference, self.destination.reference, job_id=job_id, location=self.location, job_config=config
+        )
+
+
+@dataclass(frozen=True)
+class _Closing:
+    """Takes a job id, so that no other job can have it."""
+
+    what: Copy
+
+    def insert(self, job_id: str) -> bigquery.QueryJob:
+        nothing = Query("", self.what.project, "SELECT 1", self.what.location, {**self.what.labels, "closes": "copy"})
+        return nothing.insert(job_id)
+
+
+def _job_id(name: str, *content: Any) -> str:
+    return f"{name}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
 
 
 def run(query: Query) -> bigquery.QueryJob:
@@ -223,37 +284,69 @@ def run(query: Query) -> bigquery.QueryJob:
     Raises:
       UsageError: BigQuery refuses it; one line naming the resource and what is accepted.
     """
-    kind = f"{query.about}: query" if query.about else "query"
-    job: bigquery.QueryJob = _run(kind, query, lambda job_id: _insert_query(query, job_id))
+    job: bigquery.QueryJob = _run("query", query)
     return job
 
 
 def run_load(load: Load) -> bigquery.LoadJob:
     """Runs the load to its end, or finds that it has run, and returns the job.
 
+    One that failed in another process runs again: what it failed for may have been mended since.
+
     Raises:
       UsageError: as ``run``.
     """
-    job: bigquery.LoadJob = _run("load", load, lambda job_id: _insert_load(load, job_id))
+    job: bigquery.LoadJob = _run("load", load, anew=True)
     return job
 
 
-def _run(kind: str, what: Query | Load, insert: Callable[[str], Any]) -> Any:
+def run_copy(copy: Copy) -> bool:
+    """Runs the copy to its end, or finds that it has run, as ``run_load`` does; False where it was closed before.
+
+    Raises:
+      UsageError: as ``run``.
+    """
+    return bool(_run("copy", copy, anew=True).job_type == "copy")
+
+
+def close(copy: Copy) -> bool:
+    """Waits for the copy where somebody has begun it, and otherwise sees to it that nobody ever will.
+
+    Both sides insert a job under the same id, and BigQuery takes the first.
+
+    Returns:
+      Whether it is closed: False where it has run to a good end, then or before.
+    """
+    for attempt in itertools.count():  # whoever runs it takes the next id when one has failed
+        job, _ = _insert("copy", copy, copy.job_id(attempt), _Closing(copy).insert)
+        with explained(f"copy {job.job_id}"):
+            failed = job.exception()
+        if failed is None:
+            return bool(job.job_type == "query")
+    raise AssertionError
+
+
+def _run(kind: str, what: Query | Load | Copy, anew: bool = False) -> Any:
     """Runs the job under its first id that is not one of an attempt that failed for the time being.
 
     A failed job keeps its id. Attempts of other processes, such as a bundle's that Beam repeats, are passed over:
     each run has all attempts of its own.
+
+    Args:
+      anew: whether another's attempt is passed over for whatever reason it failed.
     """
+    kind = f"{what.about}: {kind}" if what.about else kind
     pauses = iter(_PAUSES_SECONDS)
     attempt = 0
     while True:
-        job, over = _insert(kind, what, what.job_id(attempt), insert)
+        job, over = _insert(kind, what, what.job_id(attempt), what.insert)
         with explained(f"{kind} {job.job_id}", what.too_large):
             try:
                 job.result()
                 return job
             except Exception:
-                if not {error.get("reason") for error in job.errors or ()} & _TRANSIENT:
+                passing = bool({error.get("reason") for error in job.errors or ()} & _TRANSIENT)
+                if not passing and not (over and anew):
                     raise
                 pause = 0.0 if over else next(pauses, None)
                 if pause is None:
@@ -262,7 +355,7 @@ def _run(kind: str, what: Query | Load, insert: Callable[[str], Any]) -> Any:
         attempt += 1
 
 
-def _insert(kind: str, what: Query | Load, job_id: str, insert: Callable[[str], Any]) -> tuple[Any, bool]:
+def _insert(kind: str, what: Query | Load | Copy, job_id: str, insert: Callable[[str], Any]) -> tuple[Any, bool]:
     """The job, and whether it is another's that was over before."""
     from google.api_core.exceptions import Conflict
 
@@ -272,18 +365,6 @@ def _insert(kind: str, what: Query | Load, job_id: str, insert: Callable[[str], 
         except Conflict:  # inserted before, by a worker that was stopped or a request whose answer was lost
             job = client(what.project).get_job(job_id, location=what.location)
             return job, job.state == "DONE"
-
-
-def _insert_query(query: Query, job_id: str) -> bigquery.QueryJob:
-    return client(query.project).query(
-        query.sql, query.config(), job_id=job_id, location=query.location, job_retry=None
-    )  # fmt: skip
-
-
-def _insert_load(load: Load, job_id: str) -> bigquery.LoadJob:
-    return client(load.project).load_table_from_uri(
-        list(load.uris), load.destination.reference, job_id=job_id, location=load.location, job_config=load.config()
-    )
 
 
 def dry_run(query: Query) -> bigquery.QueryJob:

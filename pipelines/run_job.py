@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import apache_beam as beam
 
 from pipelines import dataflow_job, dataflow_options
 from transforms import progress
-from transforms.errors import UsageError
+from transforms.errors import JobFailed, UsageError
 
 
 def execute(pipeline: beam.Pipeline, name: str) -> None:
@@ -16,7 +17,7 @@ def execute(pipeline: beam.Pipeline, name: str) -> None:
 
     Raises:
       UsageError: a worker met unusable input; its message alone, without the traceback around it.
-      JobFailed: the job on Dataflow was not done at its end.
+      JobFailed: a worker met a failure that is told in one line, or the job on Dataflow was not done at its end.
     """
     log = logging.getLogger("apache_beam.runners.common")
     log.addFilter(_not_of_usage)
@@ -29,16 +30,29 @@ def execute(pipeline: beam.Pipeline, name: str) -> None:
             else:
                 pipeline.run().wait_until_finish()
     except Exception as error:
-        # A runner hands on a worker's error only as the text of its traceback.
-        lines = [line for line in f"{error}\n{error.__cause__}".splitlines() if "UsageError: " in line]
-        if isinstance(error, UsageError) or lines:
-            message = lines[-1].split("UsageError: ", 1)[1] if lines else str(error)
-            raise UsageError(message.split(" [while running")[0]) from error
-        raise
+        meant = _meant(error)
+        if meant is None:
+            raise
+        raise meant from error
     finally:
         log.removeFilter(_not_of_usage)
 
 
+def _meant(error: Exception) -> UsageError | JobFailed | None:
+    """The error that a person is meant to read: a runner hands on a worker's only as the text of its traceback."""
+    text = f"{error}\n{error.__cause__}"
+    for kind in (UsageError, JobFailed):
+        names = "|".join(each.__name__ for each in (kind, *_subclasses(kind)))
+        found = re.findall(rf"^(?:[\w.]+\.)?(?:{names}): (.*)$", text, re.MULTILINE)
+        if isinstance(error, kind) or found:
+            return kind((found[-1] if found else str(error)).split(" [while running")[0])
+    return None
+
+
+def _subclasses(kind: type[Exception]) -> list[type[Exception]]:
+    return [found for direct in kind.__subclasses__() for found in [direct, *_subclasses(direct)]]
+
+
 def _not_of_usage(record: logging.LogRecord) -> bool:
-    """Whether a log record of a worker tells of more than unusable input, which needs no traceback."""
-    return not isinstance(record.msg, UsageError)
+    """Whether a log record of a worker tells of more than what a person is meant to read, which needs no traceback."""
+    return not isinstance(record.msg, UsageError | JobFailed)

@@ -32,6 +32,10 @@ class Rule:
     bad: Callable[[pa.RecordBatch], pa.Array]
 
 
+_DUPLICATE = Rule("duplicate_customer_id", ("customer_id",), "one row a customer; these differ", lambda _: None)
+_REPEATED = Rule("repeated_row", ("customer_id",), "one row a customer; an equal one is served", lambda _: None)
+
+
 @dataclass(frozen=True)
 class Constants:
     """What every row of a predictions directory must say, because its manifest does."""
@@ -68,6 +72,10 @@ def rules(constants: Constants) -> list[Rule]:
             "customer_id_too_long", "customer_id", f"at most {CUSTOMER_ID_MAX_BYTES} UTF-8 bytes",
             lambda ids: pc.greater(pc.binary_length(ids), CUSTOMER_ID_MAX_BYTES),
         ),
+        column_rule(
+            "reserved_customer_id", "customer_id", "an id that does not begin and end with __, which Datastore reserves",
+            lambda ids: pc.match_substring_regex(ids, "(?s)^__.*__$"),
+        ),
         *(column_rule("missing_value", name, "a value", pc.is_null) for name in others),
         *(
             column_rule(f"wrong_{name}", name, f"the manifest's {value!s}", differs(value))
@@ -79,6 +87,56 @@ def rules(constants: Constants) -> list[Rule]:
         Rule("quantiles_out_of_order", QUANTILES, " <= ".join(QUANTILES), disordered),
         column_rule("decile_out_of_range", "decile", "1 to 10", outside(1, 10)),
     ]  # fmt: skip
+
+
+def split_readable(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+    """The rows whose texts are UTF-8, which Parquet does not enforce, and the others as dead letters."""
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+        return batch, []
+    except pa.ArrowInvalid:
+        pass
+    texts = [index for index, field in enumerate(batch.schema) if pa.types.is_string(field.type)]
+    raw = batch
+    for index in texts:
+        raw = raw.set_column(index, batch.schema.names[index], batch.column(index).cast(pa.binary()))
+    readable, letters = [], []
+    for row in raw.to_pylist():  # one by one: nobody has many of these
+        bad = [name for name in (batch.schema.names[index] for index in texts) if not _is_utf8(row[name])]
+        readable.append(not bad)
+        if bad:
+            letters.append(_dead_letter(Rule("not_utf8", tuple(bad), "UTF-8 text", lambda _: None), row))
+    return batch.filter(pa.array(readable)), letters
+
+
+def _is_utf8(text: bytes | None) -> bool:
+    try:
+        (text or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def split_repeated(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+    """One row of each customer of rows that are usable but may be several a customer, and the others as dead letters.
+
+    Of rows that are equal in every column one is kept; where they differ nobody can say which is right.
+    """
+    import pyarrow as pa
+
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in batch.to_pylist():  # one by one: nobody has many of these
+        rows.setdefault(row["customer_id"], []).append(row)
+    usable, letters = [], []
+    for _, same in sorted(rows.items()):
+        if all(row == same[0] for row in same):
+            usable.append(same[0])
+            letters += [_dead_letter(_REPEATED, row) for row in same[1:]]
+        else:
+            letters += [_dead_letter(_DUPLICATE, row) for row in same]
+    return pa.RecordBatch.from_pylist(usable, schema=batch.schema), letters
 
 
 def split(batch: pa.RecordBatch, checks: list[Rule]) -> tuple[pa.RecordBatch, list[DeadLetter]]:

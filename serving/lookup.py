@@ -16,6 +16,7 @@ publish happens at the same moment. Exit code 1 when a customer has no predictio
 EXAMPLE = """\
 example:
   python -m serving.lookup --serving sqlite://work/serving.db 12347 12348
+  python -m serving.lookup --serving datastore://my-project 12347
   python -m serving.lookup --serving sqlite:///data/serving.db -- -an-id-that-starts-with-a-dash"""
 
 
@@ -23,7 +24,9 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser("python -m serving.lookup", description=DESCRIPTION, epilog=EXAMPLE)
     parser.add_argument(
         "--serving", required=True, metavar="URI",
-        help="the serving store: sqlite:///absolute/path.db or sqlite://relative/path.db",
+        help="the serving store: datastore://project, datastore://project/database, sqlite:///absolute/path.db or "
+        "sqlite://relative/path.db; Datastore is read with the Google Cloud credentials of `gcloud auth "
+        "application-default login`, or from the emulator that DATASTORE_EMULATOR_HOST names",
     )  # fmt: skip
     parser.add_argument("customer_ids", nargs="+", metavar="CUSTOMER_ID", help="customer to look up, exactly as stored")
     return parser

@@ -17,7 +17,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from serving.store import Clock, Generation, PointerMoved, Row, RowCountMismatch, State, Store, Superseded, utc_now
+from serving.store import (
+    Clock,
+    Content,
+    Generation,
+    PointerMoved,
+    Row,
+    RowCountMismatch,
+    State,
+    Store,
+    Superseded,
+    Written,
+    switched_at,
+    utc_now,
+)
 from transforms.errors import UsageError, rejected
 from transforms.schema import PREDICTIONS, Type, names
 
@@ -25,7 +38,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 APPLICATION_ID = 0x434C5650  # "CLVP": tells our file from any other program's
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+OLDER_LAYOUTS = (1,)  # read as they are, and migrated by whoever opens them for writing
 BUSY_TIMEOUT_SECONDS = 60  # a writer waits for another's transaction: one batch, or deleting a generation
 WRITE_CACHE_KIB = 65_536  # the default of 2 MB thrashes when customers arrive in random order
 IDS_PER_QUERY = 500  # well below SQLite's oldest limit of 999 variables
@@ -34,13 +48,18 @@ _TYPES = {Type.STRING: "TEXT", Type.INT: "INTEGER", Type.FLOAT: "REAL", Type.DAT
 _COLUMNS = names(PREDICTIONS)
 _DATES = [column.name for column in PREDICTIONS if column.type is Type.DATE]
 
+_SINCE_2 = (
+    "total_value REAL NOT NULL DEFAULT 0.0", "zeros INTEGER NOT NULL DEFAULT 0", "notes TEXT NOT NULL DEFAULT '{}'",
+    "begun_at TEXT",
+)  # fmt: skip
 # WITHOUT ROWID keeps the row in the key's own tree: one descent a lookup, and a generation is one range.
 _LAYOUT = f"""
 CREATE TABLE generations (
   name TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('staged', 'sealed')), attempt INTEGER NOT NULL,
   as_of TEXT NOT NULL, horizon_days INTEGER NOT NULL, model_version TEXT NOT NULL,
   rows INTEGER NOT NULL, dead_letters TEXT NOT NULL,
-  created_at TEXT NOT NULL, sealed_at TEXT, published_at TEXT
+  created_at TEXT NOT NULL, sealed_at TEXT, published_at TEXT,
+  {", ".join(_SINCE_2)}
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE pointer (
   id INTEGER PRIMARY KEY CHECK (id = 1), generation TEXT NOT NULL REFERENCES generations (name)
@@ -52,11 +71,20 @@ CREATE TABLE predictions (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {LAYOUT_VERSION};
 """
+_MIGRATE_1 = f"""
+{";".join(f"ALTER TABLE generations ADD COLUMN {column}" for column in _SINCE_2)};
+UPDATE generations SET begun_at = created_at;
+UPDATE generations SET (total_value, zeros) = (
+  SELECT coalesce(sum(predicted_value), 0.0), coalesce(sum(predicted_value = 0), 0)
+  FROM predictions WHERE generation = generations.name
+) WHERE state = 'sealed';
+PRAGMA user_version = {LAYOUT_VERSION}
+"""
 _UPSERT = f"INSERT OR REPLACE INTO predictions (generation, {', '.join(_COLUMNS)}) VALUES (?{', ?' * len(_COLUMNS)})"
+_SELECT = f"SELECT {', '.join(f'p.{name}' for name in _COLUMNS)}, p.generation FROM"
 # CROSS JOIN fixes the order: the one pointer row first, then one key search a customer.
-_LOOKUP = f"""
-SELECT {", ".join(f"p.{name}" for name in _COLUMNS)}, p.generation
-FROM pointer CROSS JOIN predictions AS p ON p.generation = pointer.generation WHERE p.customer_id IN """
+_LOOKUP = f"{_SELECT} pointer CROSS JOIN predictions AS p ON p.generation = pointer.generation WHERE p.customer_id IN"
+_READ_BACK = f"{_SELECT} predictions AS p WHERE p.generation = ? AND p.customer_id IN"
 
 
 class SqliteStore(Store):
@@ -81,29 +109,38 @@ class SqliteStore(Store):
         self._connection.row_factory = sqlite3.Row
         if create:
             self._create()
-        if self._identity() != (APPLICATION_ID, LAYOUT_VERSION):
+        if not self._is_ours():
             raise rejected("--serving", f"sqlite://{self._path}", f"a serving store of layout {LAYOUT_VERSION}")
         self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _create(self) -> None:
         """Lays out an empty file; another program's file is left exactly as it is."""
-        if not self._is_empty() and self._identity() != (APPLICATION_ID, LAYOUT_VERSION):
+        if not self._is_empty() and not self._is_ours():
             return
         self._connection.execute("PRAGMA journal_mode = WAL")
         # FULL: once a publish has reported the switch, a power cut must not take it back.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute(f"PRAGMA cache_size = -{WRITE_CACHE_KIB}")
-        if self._is_empty():
-            with self._transaction():
-                if self._is_empty():  # asked again inside: another process may create the same store
-                    for statement in filter(str.strip, _LAYOUT.split(";")):
-                        self._connection.execute(statement)
+        if self._layout() != LAYOUT_VERSION:
+            with self._transaction():  # asked again inside: another process may create or migrate the same store
+                if self._is_empty():
+                    self._execute_all(_LAYOUT)
+                elif self._layout() != LAYOUT_VERSION:
+                    self._execute_all(_MIGRATE_1)
 
     def _is_empty(self) -> bool:
         return bool(self._value("SELECT count(*) FROM sqlite_master") == 0)
 
-    def _identity(self) -> tuple[int, int]:
-        return self._value("PRAGMA application_id"), self._value("PRAGMA user_version")
+    def _is_ours(self) -> bool:
+        known = (LAYOUT_VERSION, *OLDER_LAYOUTS)
+        return self._value("PRAGMA application_id") == APPLICATION_ID and self._layout() in known
+
+    def _layout(self) -> int:
+        return int(self._value("PRAGMA user_version"))
+
+    def _execute_all(self, statements: str) -> None:
+        for statement in filter(str.strip, statements.split(";")):
+            self._connection.execute(statement)
 
     def current(self) -> Generation | None:
         found = self._connection.execute(
@@ -112,8 +149,8 @@ class SqliteStore(Store):
         return _generation(found) if found else None
 
     def generations(self) -> list[Generation]:
-        found = self._connection.execute("SELECT * FROM generations ORDER BY created_at DESC, name DESC")
-        return [_generation(row) for row in found.fetchall()]
+        found = self._connection.execute("SELECT * FROM generations")
+        return sorted(map(_generation, found.fetchall()), key=lambda g: (g.begun_at, g.name), reverse=True)
 
     def find(self, name: str) -> Generation | None:
         found = self._connection.execute("SELECT * FROM generations WHERE name = ?", (name,)).fetchone()
@@ -124,56 +161,67 @@ class SqliteStore(Store):
             found = self.find(generation.name)
             if found and found.state is State.SEALED:
                 return None
-            attempt = found.attempt + 1 if found else 1
+            attempt, now = found.attempt + 1 if found else 1, self._clock()
             self._connection.execute("DELETE FROM predictions WHERE generation = ?", (generation.name,))
             self._connection.execute(
-                "INSERT OR REPLACE INTO generations VALUES (?, 'staged', ?, ?, ?, ?, 0, '{}', ?, NULL, NULL)",
+                "INSERT OR REPLACE INTO generations (name, state, attempt, as_of, horizon_days, model_version, rows, "
+                "dead_letters, created_at, begun_at) VALUES (?, 'staged', ?, ?, ?, ?, 0, '{}', ?, ?)",
                 (
                     generation.name, attempt, generation.as_of.isoformat(), generation.horizon_days,
-                    generation.model_version, self._now(),
+                    generation.model_version, ((found and found.created_at) or now).isoformat(), now.isoformat(),
                 ),
             )  # fmt: skip
         return attempt
 
-    def write(self, name: str, attempt: int, batch: pa.RecordBatch) -> None:
-        # Key order within a batch: neighbours share pages, and sorting here costs a tenth of what it saves.
-        columns = _sqlite_columns(batch.select(_COLUMNS).sort_by("customer_id"))
+    def write(self, name: str, attempt: int, batch: pa.RecordBatch) -> Written:
+        columns = _sqlite_columns(batch)
         with self._transaction():
             self._assert_attempt(name, attempt)
-            self._connection.executemany(_UPSERT, zip([name] * batch.num_rows, *columns, strict=True))
+            self._upsert(name, columns)
+        return Written()
 
-    def seal(self, name: str, attempt: int, rows: int, dead_letters: Mapping[str, int]) -> None:
+    def read_back(self, name: str, customer_ids: Iterable[str]) -> dict[str, Row]:
+        return self._rows(_READ_BACK, (name,), customer_ids)
+
+    def seal(self, name: str, attempt: int, content: Content, dead_letters: Mapping[str, int]) -> None:
         with self._transaction():
+            if self._holds(name, attempt, content, dead_letters):
+                return
             self._assert_attempt(name, attempt)
-            staged = self._value("SELECT count(*) FROM predictions WHERE generation = ?", name)
-            if staged != rows:
-                raise RowCountMismatch(name, staged, rows)
+            self._hold_to(name, content)
             self._connection.execute(
-                "UPDATE generations SET state = 'sealed', rows = ?, dead_letters = ?, sealed_at = ? WHERE name = ?",
-                (rows, json.dumps(dict(dead_letters), sort_keys=True), self._now(), name),
+                "UPDATE generations SET state = 'sealed', sealed_at = ? WHERE name = ?", (self._now(), name)
             )
+            self._describe(name, content, dead_letters)
 
-    def switch(self, name: str, expected_current: str | None) -> None:
+    def add(self, name: str, batch: pa.RecordBatch) -> Written:
+        columns = _sqlite_columns(batch)
+        with self._transaction():
+            self._assert_sealed(name, "have rows added")
+            self._upsert(name, columns)
+        return Written()
+
+    def amend(self, name: str, content: Content, dead_letters: Mapping[str, int]) -> None:
+        with self._transaction():
+            self._assert_sealed(name, "be amended")
+            self._hold_to(name, content)
+            self._describe(name, content, dead_letters)
+
+    def switch(self, name: str, expected_current: str | None, notes: Mapping[str, str] | None = None) -> None:
         with self._transaction():
             current = self.current()
             if (current.name if current else None) != expected_current:
                 raise PointerMoved(name, expected_current, current)
-            found = self.find(name)
-            if found is None or found.state is not State.SEALED:
-                state = found.state.value if found else "unknown"
-                raise UsageError(f"generation {name!r} is {state}: only a sealed one can become current")
+            self._assert_sealed(name, "become current")
+            at = switched_at(self._clock(), current, self.find(name))
             self._connection.execute("INSERT OR REPLACE INTO pointer VALUES (1, ?)", (name,))
-            self._connection.execute("UPDATE generations SET published_at = ? WHERE name = ?", (self._now(), name))
+            self._connection.execute(
+                "UPDATE generations SET published_at = ?, notes = ? WHERE name = ?",
+                (at.isoformat(), _json(notes or {}), name),
+            )
 
     def lookup_many(self, customer_ids: Iterable[str]) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        remaining = filter(_is_text, dict.fromkeys(customer_ids))
-        with self._transaction("DEFERRED"):
-            while chunk := list(islice(remaining, IDS_PER_QUERY)):
-                placeholders = ", ".join("?" * len(chunk))
-                for found in self._connection.execute(f"{_LOOKUP} ({placeholders})", chunk):
-                    rows[found["customer_id"]] = _prediction(found)
-        return rows
+        return self._rows(_LOOKUP, (), customer_ids)
 
     def delete(self, name: str) -> None:
         with self._transaction():
@@ -190,6 +238,44 @@ class SqliteStore(Store):
         found = self.find(name)
         if found is None or found.state is not State.STAGED or found.attempt != attempt:
             raise Superseded(name, attempt, found)
+
+    def _assert_sealed(self, name: str, to: str) -> None:
+        found = self.find(name)
+        if found is None or found.state is not State.SEALED:
+            raise UsageError(
+                f"generation {name!r} is {found.state.value if found else 'unknown'}: only a sealed one can {to}"
+            )
+
+    def _holds(self, name: str, attempt: int, content: Content, dead_letters: Mapping[str, int]) -> bool:
+        """Whether it is sealed with these figures."""
+        found = self.find(name)
+        same = (State.SEALED, attempt, content, dict(dead_letters))
+        return found is not None and (found.state, found.attempt, found.content, found.dead_letters) == same
+
+    def _hold_to(self, name: str, content: Content) -> None:
+        staged = self._value("SELECT count(*) FROM predictions WHERE generation = ?", name)
+        if staged != content.rows:
+            raise RowCountMismatch(name, staged, content.rows)
+
+    def _describe(self, name: str, content: Content, dead_letters: Mapping[str, int]) -> None:
+        self._connection.execute(
+            "UPDATE generations SET rows = ?, total_value = ?, zeros = ?, dead_letters = ? WHERE name = ?",
+            (content.rows, content.total_value, content.zeros, _json(dead_letters), name),
+        )
+
+    def _upsert(self, name: str, columns: list[list[Any]]) -> None:
+        self._connection.executemany(_UPSERT, zip([name] * len(columns[0]), *columns, strict=True))
+
+    def _rows(self, select: str, parameters: tuple[str, ...], customer_ids: Iterable[str]) -> dict[str, Row]:
+        """The rows of customers, all from one snapshot."""
+        rows: dict[str, Row] = {}
+        remaining = filter(_is_text, dict.fromkeys(customer_ids))
+        with self._transaction("DEFERRED"):
+            while chunk := list(islice(remaining, IDS_PER_QUERY)):
+                placeholders = ", ".join("?" * len(chunk))
+                for found in self._connection.execute(f"{select} ({placeholders})", (*parameters, *chunk)):
+                    rows[found["customer_id"]] = _prediction(found)
+        return rows
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
@@ -220,7 +306,9 @@ def _is_text(customer_id: str) -> bool:
 def _sqlite_columns(batch: pa.RecordBatch) -> list[list[Any]]:
     import pyarrow as pa
 
-    texts = [column.cast(pa.string()) if pa.types.is_date(column.type) else column for column in batch.columns]
+    # Key order within a batch: neighbours share pages, and sorting here costs a tenth of what it saves.
+    columns = batch.select(_COLUMNS).sort_by("customer_id").columns
+    texts = [column.cast(pa.string()) if pa.types.is_date(column.type) else column for column in columns]
     return [column.to_pylist() for column in texts]
 
 
@@ -231,15 +319,23 @@ def _prediction(found: sqlite3.Row) -> Row:
     return row
 
 
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(dict(values), sort_keys=True)
+
+
 def _generation(found: sqlite3.Row) -> Generation:
     values = dict(found)
-    for name in ("created_at", "sealed_at", "published_at"):
-        values[name] = values[name] and datetime.fromisoformat(values[name])
+    for name in ("created_at", "begun_at", "sealed_at", "published_at"):
+        values[name] = values.get(name) and datetime.fromisoformat(values[name])
+    content = Content(values.pop("rows"), values.pop("total_value", 0.0), values.pop("zeros", 0))
     return Generation(
         **values
         | {
+            "content": content,
             "as_of": date.fromisoformat(values["as_of"]),
             "state": State(values["state"]),
             "dead_letters": json.loads(values["dead_letters"]),
+            "notes": json.loads(values.get("notes", "{}")),
+            "begun_at": values["begun_at"] or values["created_at"],  # all that layout 1 knows
         }
     )

@@ -6,6 +6,8 @@ A publish stages a new generation beside the one being served and then moves a p
                                 |
                               switch          one transaction; readers see the new one
 
+Afterwards rows that were mended are added to it (``add``, ``amend``).
+
 ``Store`` is the contract every backend keeps (``tests/serving/store_contract.py`` holds it to that).
 Nothing here imports a backend, Arrow or Beam: opening a store for one lookup must be instant.
 """
@@ -14,25 +16,33 @@ from __future__ import annotations
 
 import abc
 import enum
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from transforms.errors import UsageError, rejected
+from transforms.errors import JobFailed, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from serving.rate_budget import Ramp
+    from transforms.dead_letters import DeadLetter
 
 Clock = Callable[[], datetime]
 Row = dict[str, Any]
 """One prediction: every column of ``schema.PREDICTIONS`` (dates as ``date``) and its ``generation``."""
 
+# Google's rules for the ids of projects (with the older "example.com:project") and of Datastore databases.
+_DATASTORE_PATH = (
+    r"(?:[a-z][a-z0-9.-]{1,61}:)?[a-z][a-z0-9-]{4,28}[a-z0-9](?:/(?:\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]))?"
+)
 KEEP_GENERATIONS = 2  # one to roll back to, and one more for when the last publish was bad as well
 
 
-class PointerMoved(UsageError):
+class PointerMoved(JobFailed):
     """Another publish switched first; nothing was changed."""
 
     def __init__(self, generation: str, expected: str | None, winner: Generation | None) -> None:
@@ -41,7 +51,7 @@ class PointerMoved(UsageError):
         self.winner = winner
 
 
-class Superseded(UsageError):
+class Superseded(JobFailed):
     """The generation was deleted, or begun again by another publish, while this one was staging it."""
 
     def __init__(self, generation: str, attempt: int, found: Generation | None) -> None:
@@ -49,18 +59,51 @@ class Superseded(UsageError):
         super().__init__(f"attempt {attempt} to stage generation {generation} was overtaken by another publish: {now}")
 
 
-class RowCountMismatch(UsageError):
+class RowCountMismatch(JobFailed):
     """A generation does not hold the rows it should: lost rows, or customers that occur twice."""
 
     def __init__(self, generation: str, staged: int, expected: int) -> None:
         super().__init__(f"generation {generation} holds {staged} staged rows, expected are {expected}")
 
 
+class StoreFailed(JobFailed):
+    """The store did not answer as it should until the deadline; running the command again goes on."""
+
+
 class State(enum.Enum):
-    """STAGED may be incomplete and is never served; SEALED is complete and can be switched to."""
+    """STAGED may be incomplete and is never served; SEALED is complete and can be switched to; DELETING is neither."""
 
     STAGED = "staged"
     SEALED = "sealed"
+    DELETING = "deleting"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a generation holds, as its publish counted it.
+
+    Attributes:
+      rows: customers.
+      total_value: the sum of predicted_value, in the orders' currency.
+      zeros: customers whose predicted_value is 0.
+    """
+
+    rows: int = 0
+    total_value: float = 0.0
+    zeros: int = 0
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one write did.
+
+    Attributes:
+      refused: rows the store itself would not take, as dead letters of stage "store"; the others are written.
+      figures: what it cost, by name; sums over writes are meaningful (``commits``, ``retries``, ``bytes``, ...).
+    """
+
+    refused: tuple[DeadLetter, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,8 +112,10 @@ class Generation:
 
     Attributes:
       attempt: how often the staging was begun; only the latest attempt may write.
-      rows: rows held, 0 until sealed.
+      content: what it holds, all 0 until sealed.
       dead_letters: rows left out of it, by reason.
+      notes: what a person said when it became current, by what it was said of: a guard overridden, "rollback".
+      begun_at: when the latest attempt began.
       published_at: when it last became current.
     """
 
@@ -80,9 +125,11 @@ class Generation:
     model_version: str
     state: State = State.STAGED
     attempt: int = 0
-    rows: int = 0
+    content: Content = Content()
     dead_letters: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     created_at: datetime | None = None
+    begun_at: datetime | None = None
     sealed_at: datetime | None = None
     published_at: datetime | None = None
 
@@ -106,20 +153,27 @@ class Store(abc.ABC):
     def begin(self, generation: Generation) -> int | None:
         """Starts staging: the attempt's number, or None when the generation is already sealed.
 
-        A half-staged generation is emptied first, and whoever was still writing it is shut out.
+        What an earlier attempt wrote does not count any more, and whoever was still writing it is shut out.
         """
 
     @abc.abstractmethod
-    def write(self, name: str, attempt: int, batch: pa.RecordBatch) -> None:
-        """Stages rows of ``schema.PREDICTIONS``, all or none; writing a customer again replaces the row.
+    def write(self, name: str, attempt: int, batch: pa.RecordBatch) -> Written:
+        """Stages rows of ``schema.PREDICTIONS``; writing a customer again replaces the row.
+
+        Returns when every row is stored or refused. An error leaves the batch partly written, to be written again.
 
         Raises:
           Superseded: another attempt took over.
+          StoreFailed: the store did not take it within its deadline.
         """
 
     @abc.abstractmethod
-    def seal(self, name: str, attempt: int, rows: int, dead_letters: Mapping[str, int]) -> None:
-        """Declares the generation complete.
+    def read_back(self, name: str, customer_ids: Iterable[str]) -> dict[str, Row]:
+        """The rows that the generation's latest attempt holds of these customers, current or not."""
+
+    @abc.abstractmethod
+    def seal(self, name: str, attempt: int, content: Content, dead_letters: Mapping[str, int]) -> None:
+        """Declares the generation complete. Doing it again with the same figures is fine.
 
         Raises:
           RowCountMismatch: it does not hold exactly this number of rows.
@@ -127,7 +181,25 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def switch(self, name: str, expected_current: str | None) -> None:
+    def add(self, name: str, batch: pa.RecordBatch) -> Written:
+        """Writes rows into a sealed generation, current or not, as ``write`` does. Its record stays: see ``amend``.
+
+        Raises:
+          UsageError: the generation is unknown or not sealed.
+          StoreFailed: the store did not take it within its deadline.
+        """
+
+    @abc.abstractmethod
+    def amend(self, name: str, content: Content, dead_letters: Mapping[str, int]) -> None:
+        """Corrects a sealed generation's figures after ``add``.
+
+        Raises:
+          RowCountMismatch: it does not hold exactly this number of rows.
+          UsageError: the generation is unknown or not sealed.
+        """
+
+    @abc.abstractmethod
+    def switch(self, name: str, expected_current: str | None, notes: Mapping[str, str] | None = None) -> None:
         """Makes a sealed generation current, in one transaction that asserts which one was current before.
 
         Raises:
@@ -141,7 +213,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, name: str) -> None:
-        """Removes a generation and its rows; an unknown one is gone already.
+        """Removes a generation and its rows; an unknown one is gone already. A killed deletion can be repeated.
 
         Raises:
           UsageError: it is the current one.
@@ -157,9 +229,10 @@ class Store(abc.ABC):
         return next((generation for generation in self.generations() if generation.name == name), None)
 
     def expire(self, keep: int = KEEP_GENERATIONS) -> list[str]:
-        """Deletes sealed generations except the current and the ``keep`` newest others; returns their names.
+        """Deletes sealed generations except the current and the ``keep`` newest others; returns the names deleted.
 
-        Half-staged ones go once they are older than the current one: they could not be published any more.
+        Half-staged ones go once they are older than the current one: they could not be published any more. What
+        a killed deletion left goes too.
         """
         current = self.current()
         if current is None:
@@ -167,6 +240,7 @@ class Store(abc.ABC):
         others = [generation for generation in self.generations() if generation.name != current.name]
         expired = [generation for generation in others if generation.state is State.SEALED][keep:]
         expired += [g for g in others if g.state is State.STAGED and g.as_of < current.as_of]
+        expired += [g for g in others if g.state is State.DELETING]
         for generation in expired:
             self.delete(generation.name)
         return [generation.name for generation in expired]
@@ -180,11 +254,36 @@ class Store(abc.ABC):
         self.close()
 
 
-ACCEPTED_URIS = "sqlite:///absolute/path.db or sqlite://relative/path.db"
+ACCEPTED_URIS = (
+    "sqlite:///absolute/path.db, sqlite://relative/path.db, datastore://project or datastore://project/database"
+)
+SQLITE, DATASTORE = "sqlite", "datastore"
+TTL = timedelta(days=60)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a publish writes to a store that many share.
+
+    Attributes:
+      ramp: how fast the whole job may write, None for as fast as the store takes it.
+      share: the part of that rate which is this process's, 1 for a job of one writer.
+      ttl: how long after its staging began a row may be served; the store deletes it some time later.
+    """
+
+    ramp: Ramp | None = None
+    share: float = 1.0
+    ttl: timedelta = TTL
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def switched_at(now: datetime, *generations: Generation | None) -> datetime:
+    """When a switch happens: later than any before, whatever the clocks of publishers say. It decides who is latest."""
+    before = [g.published_at + timedelta(microseconds=1) for g in generations if g and g.published_at]
+    return max([now, *before])
 
 
 def resolve(uri: str) -> str:
@@ -195,18 +294,31 @@ def resolve(uri: str) -> str:
     """
     import os
 
-    scheme, separator, path = uri.partition("://")
-    if scheme != "sqlite" or not separator or not path or path.endswith("/"):
-        raise rejected("--serving", uri, ACCEPTED_URIS)
-    return f"sqlite://{os.path.abspath(path)}"
+    scheme, _, path = uri.partition("://")
+    if scheme == SQLITE and path and not path.endswith("/"):
+        return f"{SQLITE}://{os.path.abspath(path)}"
+    if scheme == DATASTORE and re.fullmatch(_DATASTORE_PATH, path):
+        return uri
+    raise rejected("--serving", uri, ACCEPTED_URIS)
 
 
-def open_store(uri: str, create: bool = False, clock: Clock = utc_now) -> Store:
+def is_local(uri: str) -> bool:
+    """Whether only this machine's processes reach the store."""
+    return resolve(uri).startswith(f"{SQLITE}://")
+
+
+def open_store(uri: str, create: bool = False, clock: Clock = utc_now, writing: Writing | None = None) -> Store:
     """Opens a store: for reading, or, with ``create``, for reading and writing, made when missing.
 
     Raises:
       UsageError: not a store's URI, nothing there to read, or a file of something else.
     """
+    scheme, _, path = resolve(uri).partition("://")
+    if scheme == DATASTORE:
+        from serving.datastore_store import DatastoreStore
+
+        project, _, database = path.partition("/")
+        return DatastoreStore(project, database, writing or Writing(), clock)
     from serving.sqlite_store import SqliteStore
 
-    return SqliteStore(resolve(uri).removeprefix("sqlite://"), create=create, clock=clock)
+    return SqliteStore(path, create=create, clock=clock)

@@ -42,6 +42,7 @@ def test_beam_stages_our_packages(setup_file: str | None, tmp_path: Path, monkey
         "pipelines/features.py",
         "trainer/predictor.py",
         "serving/store.py",
+        "pipelines/publish.toml",
         "transforms/skew.toml",
     } <= names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)

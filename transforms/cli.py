@@ -62,7 +62,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 def exit_code(command: Callable[[], Any]) -> int:
     """Runs a command: 0 when its output is complete, 2 with one line on stderr for a bad argument.
 
-    1 when a job failed, or the disk is full or may not be written, 130 when interrupted, 141 when nobody reads its output.
+    1 when a job failed (or the failure's own code), or the disk is full or may not be written, 130 when interrupted, 141 when nobody reads its output.
     """
     try:
         command()
@@ -72,7 +72,7 @@ def exit_code(command: Callable[[], Any]) -> int:
         return 2
     except JobFailed as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where it was", file=sys.stderr)
         return 130

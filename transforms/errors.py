@@ -12,6 +12,8 @@ class UsageError(ValueError):
 class JobFailed(RuntimeError):
     """Work ended without its output though nothing was wrong with the arguments; one line: what, why, where to read more."""
 
+    exit_code = 1
+
 
 def one_line(text: str, most: int = 600) -> str:
     """Anybody's message as a part of ours."""

@@ -4,8 +4,8 @@ Without this it would take ``orders$20110808`` for the name of one more table. R
 
 What BigQuery does, and so does this: a query, load or copy job may write to a partition, and then replaces
 (WRITE_TRUNCATE), extends (WRITE_APPEND) or refuses to touch (WRITE_EMPTY) that day alone, atomically; rows of
-another day fail the job; a partition can be looked up, listed, copied from and deleted. On the way two figures
-of every table are put right: the number of rows (the emulator's still counts deleted ones) and the time of
+another day fail the job, and so does a copy of columns that may be null over such as may not; a partition can be
+looked up, listed, copied from and deleted. On the way two figures of every table are put right: the number of rows (the emulator's still counts deleted ones) and the time of
 the last change by a job.
 """
 
@@ -21,13 +21,13 @@ from local_bigquery.catalog import metadata, names, tabledata, tables
 from local_bigquery.engine import database, results, types
 from local_bigquery.errors import BigQueryError, already_exists
 from local_bigquery.jobs import copy
-from local_bigquery.models import Table, TableFieldSchema
+from local_bigquery.models import JobConfigurationTableCopy, Table, TableFieldSchema
 
 Reference = tuple[str, str, str]
 
 _DECORATED = re.compile(r"(.+)\$([0-9]{8})")
-_plain_columns, _plain_delete, _plain_load, _plain_name, _plain_write = (
-    tables.columns, tables.delete, tables.load, tables.name, tables.write,
+_plain_annotate, _plain_columns, _plain_delete, _plain_load, _plain_name, _plain_write = (
+    tables.annotate, tables.columns, tables.delete, tables.load, tables.name, tables.write,
 )  # fmt: skip
 _plain_decorated = copy.decorated
 
@@ -86,14 +86,22 @@ def write(
         created = _write_partition(cur, query, params, partition, config, default, prefix)
     else:
         created = _plain_write(cur, query, params, reference, config, default, prefix, isolated)
-    tables.annotate(partition.table if partition else reference, Table(lastModifiedTime=metadata.now()))
+    annotate(reference, Table(lastModifiedTime=metadata.now()))
     return created
+
+
+def annotate(reference: Reference, changes: Table) -> None:
+    """``tables.annotate``: what is said of a partition is said of its table."""
+    partition = partition_of(*reference)
+    _plain_annotate(partition.table if partition else reference, changes)
 
 
 def _write_partition(
     cur: Any, query: str, params: dict | None, partition: Partition, config: Any, default: str, prefix: str
 ) -> bool:
     created = _create_if_needed(cur, query, params, partition, config)
+    if isinstance(config, JobConfigurationTableCopy):
+        _require_same_modes(config, partition, prefix)
     condition = partition.condition()
     staged = database.quote("bq", "main", uuid.uuid4().hex)  # the emulator's own, in memory
     results.materialise(cur, query, staged, params)
@@ -128,6 +136,15 @@ def _require_same_columns(cur: Any, staged: str, partition: Partition, prefix: s
     for name, kind in sorted(given ^ wanted):
         problem = "is not in the table" if (name, kind) in given else "is missing"
         raise BigQueryError("invalid", f"{prefix}{partition.label}: field {name} of type {kind} {problem}")
+
+
+def _require_same_modes(config: JobConfigurationTableCopy, partition: Partition, prefix: str) -> None:
+    required = {field.name.casefold() for field in _plain_columns(*partition.table) if field.mode == "REQUIRED"}
+    for source in config.sourceTables or [config.sourceTable]:
+        for field in columns(*tables.reference(source)):
+            if field.name.casefold() in required and field.mode != "REQUIRED":
+                problem = f"Field {field.name} has changed mode from REQUIRED to NULLABLE"
+                raise BigQueryError("invalid", f"{prefix}{partition.label}: {problem}")
 
 
 def _replace(cur: Any, staged: str, partition: Partition, condition: str, disposition: str) -> None:
@@ -191,5 +208,6 @@ def delete(project_id: str, dataset_id: str, table_id: str) -> None:
 
 def teach() -> None:
     tables.write, tables.load, tables.columns, tables.delete = write, load, columns, delete
+    tables.annotate = annotate
     tabledata.load, tabledata.columns, tabledata.name = load, columns, name
     copy.decorated = decorated

@@ -7,6 +7,9 @@ Run by the Python of the emulators' own environment, with local-bigquery's argum
   goes through a double. Both become functions on Python's decimals.
 - Partition decorators: see ``bigquery_partitions``.
 - A read session's ``snapshot_time``, which it ignores.
+- A view's new statement: the emulator would show it and go on running the old one.
+- The schema of a load that replaces a table: its descriptions are the table's then, where the emulator keeps the
+  former ones.
 
 The statements themselves stay as BigQuery gets them.
 """
@@ -20,7 +23,11 @@ from typing import Any
 
 import bigquery_partitions  # beside this file, which is run as a script
 from local_bigquery import cli
+from local_bigquery.catalog import metadata, tables
+from local_bigquery.engine import database
 from local_bigquery.grpc import read
+from local_bigquery.jobs import query, runner
+from local_bigquery.models import Table
 from local_bigquery.sql import native, rules, translate
 from sqlglot import exp
 
@@ -82,8 +89,41 @@ def teach_snapshot_time() -> None:
     read.create_session, read.parse = create_session_at, parse_at
 
 
+def teach_load_schema() -> None:
+    """Makes a load job with WRITE_TRUNCATE give the table (not one partition's) the schema it names."""
+    load = runner.HANDLERS["load"]
+
+    def load_with_schema(cursor: Any, config: Any, upload: str | None) -> Any:
+        statistics = load(cursor, config, upload)
+        reference = tables.reference(config.destinationTable)
+        if config.writeDisposition == "WRITE_TRUNCATE" and config.schema_ and "$" not in reference[2]:
+            tables.annotate(reference, Table(schema=config.schema_))
+        return statistics
+
+    runner.HANDLERS["load"] = load_with_schema
+
+
+def teach_view_updates() -> None:
+    """Makes an update of a view's statement change what the view selects."""
+    update = tables.update
+
+    def update_with_statement(
+        project_id: str, dataset_id: str, table_id: str, body: Table, etag: str | None, replace: bool
+    ) -> Table:
+        if body.view and tables.load(project_id, dataset_id, table_id).type == "VIEW":
+            metadata.check_etag(tables.load(project_id, dataset_id, table_id), etag)
+            selected = query.translate_view(project_id, dataset_id, body.view.query)
+            view = tables.name(project_id, dataset_id, table_id)
+            database.execute(f"CREATE OR REPLACE VIEW {view} AS {selected}")
+        return update(project_id, dataset_id, table_id, body, etag, replace)
+
+    tables.update = update_with_statement
+
+
 if __name__ == "__main__":
     teach_exact_decimals()
     teach_snapshot_time()
+    teach_view_updates()
+    teach_load_schema()
     bigquery_partitions.teach()
     sys.exit(cli.main())

@@ -1,7 +1,8 @@
 """Fixtures for tests marked ``emulators``, for every test folder: ``tests/conftest.py`` registers them.
 
-``cloud_storage`` and ``bigquery`` start the services once a session and point Google's clients, and ours, at
-them by environment variables; ``bucket`` and ``dataset`` are fresh names for one test.
+``cloud_storage``, ``bigquery`` and ``datastore_emulator`` start the services once a session and point Google's
+clients, and ours, at them by environment variables; ``bucket``, ``dataset`` and ``datastore_uri`` are fresh names
+for one test. A test that uses Datastore runs twice, once with each of its emulators.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .services import BigQuery, CloudStorage
+    from .services import BigQuery, CloudStorage, Datastore
 
 
 def _anonymous() -> dict:
@@ -27,12 +28,14 @@ def _anonymous() -> dict:
 @pytest.fixture(scope="session")
 def emulator_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
     """Changes to os.environ that last as long as the session, beginning with those that keep the real cloud out."""
-    from .services import environment_problem
-
-    if problem := environment_problem():
-        pytest.fail(problem)
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        for name in (
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GOOGLE_CLOUD_PROJECT",
+            "DATASTORE_DATASET",
+            "DATASTORE_PROJECT_ID",
+        ):
+            patch.delenv(name, raising=False)
         patch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.mktemp("no-gcloud-configuration")))
         patch.setenv("NO_GCE_CHECK", "true")  # no search for a metadata server in processes that tests start
         for name in ("NO_PROXY", "no_proxy"):
@@ -78,3 +81,20 @@ def dataset(bigquery: BigQuery) -> str:
     with google_bigquery.Client(**_anonymous()) as client:
         created = client.create_dataset(f"test_{uuid.uuid4().hex[:12]}")
         return f"{created.project}.{created.dataset_id}"
+
+
+@pytest.fixture(scope="session", params=["datastore", "firestore"])
+def datastore_emulator(request: pytest.FixtureRequest, emulator_environment: pytest.MonkeyPatch) -> Iterator[Datastore]:
+    """A running Datastore, the one emulator and then the other, found by ``DATASTORE_EMULATOR_HOST``."""
+    from .services import Datastore, FirestoreInDatastoreMode
+
+    kinds = {kind.name: kind for kind in (Datastore, FirestoreInDatastoreMode)}
+    with kinds[request.param]() as service, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATASTORE_EMULATOR_HOST", service.host)
+        yield service
+
+
+@pytest.fixture
+def datastore_uri(datastore_emulator: Datastore) -> str:
+    """``datastore://`` and a fresh project, which has no entities and goes with the emulator."""
+    return f"datastore://test-{uuid.uuid4().hex[:12]}"

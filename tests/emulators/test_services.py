@@ -1,4 +1,4 @@
-"""The emulators do what the tests elsewhere rely on, and what BigQuery and Cloud Storage do."""
+"""The emulators do what the tests elsewhere rely on, and what BigQuery, Cloud Storage and Datastore do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pyarrow as pa
@@ -21,7 +23,7 @@ import pytest
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery as google_bigquery
-from google.cloud import bigquery_storage, storage
+from google.cloud import bigquery_storage, datastore, storage
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
 
 from tests import engine_runs, order_strategies
@@ -304,6 +306,274 @@ class TestPartitions:
             self._write(client, f"{dataset}.absent$20240102", "WRITE_TRUNCATE", AS_OF)
 
 
+class TestPublishing:
+    """The jobs of a publish: load into a staged table, copy its day, point a view at it, delete what is old."""
+
+    DESCRIPTIONS = {"customer_id": "Whose", "as_of": "Day", "decile": 'A "tenth", é', "predicted_value": "Mean"}
+    TYPES = {"customer_id": "STRING", "as_of": "DATE", "decile": "INTEGER", "predicted_value": "FLOAT"}
+
+    def _schema(self, mode: str = "NULLABLE", **changes: str) -> list[google_bigquery.SchemaField]:
+        texts = self.DESCRIPTIONS | changes
+        return [
+            google_bigquery.SchemaField(name, kind, mode, description=texts[name]) for name, kind in self.TYPES.items()
+        ]
+
+    def _table(self, name: str, mode: str = "NULLABLE") -> google_bigquery.Table:
+        table = google_bigquery.Table(name, self._schema(mode))
+        table.time_partitioning = google_bigquery.TimePartitioning("DAY", field="as_of")
+        table.clustering_fields = ["decile"]
+        return table
+
+    def _parts(self, bucket: str, parts: int = 3, value: float = 1.0) -> list[str]:
+        """The URIs of Parquet files of 1,000 rows each."""
+        uris = [f"gs://{bucket}/predictions/{value}/part {number}.parquet" for number in range(parts)]
+        for number, uri in enumerate(uris):
+            rows = {
+                "customer_id": [f"c{number}-{i}" for i in range(1000)],
+                "as_of": [AS_OF] * 1000,
+                "decile": [i % 10 + 1 for i in range(1000)],
+                "predicted_value": [value] * 1000,
+            }
+            our_storage.write_parquet(pa.table(rows), uri)
+        return uris
+
+    def _load_parts(
+        self, client: google_bigquery.Client, uris: list[str], name: str, job_id: str, **changes: str
+    ) -> google_bigquery.LoadJob:
+        config = google_bigquery.LoadJobConfig(
+            source_format="PARQUET",
+            schema=self._schema(**changes),
+            time_partitioning=google_bigquery.TimePartitioning("DAY", field="as_of"),
+            clustering_fields=["decile"],
+            write_disposition="WRITE_TRUNCATE",
+            labels={"step": "publish"},
+        )
+        return client.load_table_from_uri(uris, name, job_id=job_id, job_config=config).result()
+
+    def _copy(self, client: google_bigquery.Client, source: str, target: str, **options: str) -> object:
+        config = google_bigquery.CopyJobConfig(write_disposition="WRITE_TRUNCATE")
+        return client.copy_table(source, target, job_config=config, **options).result()
+
+    @pytest.mark.parametrize("day", ["", "$20240102"], ids=["table", "partition"])
+    def test_one_job_loads_several_files_into_a_table_with_all_it_is_told(
+        self, client: google_bigquery.Client, bucket: str, dataset: str, day: str
+    ) -> None:
+        uris = self._parts(bucket)
+        job = self._load_parts(client, uris, f"{dataset}.staged{day}", f"load-{bucket}")
+        assert (job.output_rows, job.source_uris) == (3000, uris)
+        table = client.get_table(f"{dataset}.staged")
+        assert table.num_rows == 3000
+        assert {field.name: field.description for field in table.schema} == self.DESCRIPTIONS
+        assert {field.name: field.field_type for field in table.schema} == self.TYPES
+        assert table.time_partitioning == google_bigquery.TimePartitioning("DAY", field="as_of")
+        assert table.clustering_fields == ["decile"]
+        assert [item.table_id for item in client.list_tables(dataset)] == ["staged"]
+        assert _query(client, f"SELECT COUNT(DISTINCT customer_id), SUM(decile) FROM `{dataset}.staged`") == [
+            (3000, 16500)
+        ]
+
+    def test_a_load_s_id_runs_once_and_its_job_is_found(
+        self, client: google_bigquery.Client, bucket: str, dataset: str
+    ) -> None:
+        uris = self._parts(bucket, 1)
+        self._load_parts(client, uris, f"{dataset}.staged", f"load-{bucket}")
+        with pytest.raises(exceptions.Conflict, match="Already Exists"):
+            self._load_parts(client, uris, f"{dataset}.staged", f"load-{bucket}")
+        job = client.get_job(f"load-{bucket}")
+        assert (job.state, job.output_rows, job.labels) == ("DONE", 1000, {"step": "publish"})
+        # Those that failed as well.
+        with pytest.raises(exceptions.GoogleAPICallError):
+            self._load_parts(client, [f"gs://{bucket}/none.parquet"], f"{dataset}.other", f"failed-{bucket}")
+        with pytest.raises(exceptions.Conflict):
+            self._load_parts(client, uris, f"{dataset}.other", f"failed-{bucket}")
+        assert client.get_job(f"failed-{bucket}").error_result
+        with pytest.raises(exceptions.NotFound):
+            client.get_table(f"{dataset}.other")
+
+    def test_a_second_load_replaces_rows_and_descriptions_and_keeps_expiry_and_labels(
+        self, client: google_bigquery.Client, bucket: str, dataset: str
+    ) -> None:
+        expires = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(days=7)
+        table = self._table(f"{dataset}.staged")
+        table.expires, table.labels, table.description = expires, {"generation": "g1"}, "Staged"
+        client.create_table(table)
+        for value in (1.0, 2.0):
+            uris = self._parts(bucket, 2, value)
+            self._load_parts(client, uris, f"{dataset}.staged", f"load-{bucket}-{int(value)}", decile=f"Tenth {value}")
+        table = client.get_table(f"{dataset}.staged")
+        assert (table.expires, table.labels, table.description) == (expires, {"generation": "g1"}, "Staged")
+        assert {field.name: field.description for field in table.schema} == self.DESCRIPTIONS | {"decile": "Tenth 2.0"}
+        assert _query(client, f"SELECT SUM(predicted_value) FROM `{dataset}.staged`") == [(4000.0,)]
+
+    def test_a_table_expires(self, client: google_bigquery.Client, dataset: str) -> None:
+        table = self._table(f"{dataset}.staged")
+        table.expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+        client.create_table(table)
+        assert client.get_table(table).table_id == "staged"
+        time.sleep(1.1)
+        with pytest.raises(exceptions.NotFound):
+            client.get_table(table)
+
+    def test_a_day_is_copied_over_another_table_s_and_readers_see_the_old_or_the_new(
+        self, client: google_bigquery.Client, bucket: str, dataset: str
+    ) -> None:
+        for name, value in (("one", 1.0), ("two", 2.0)):
+            self._load_parts(client, self._parts(bucket, 2, value), f"{dataset}.{name}", f"load-{name}-{bucket}")
+        client.create_table(self._table(f"{dataset}.predictions"))
+        _query(client, f"INSERT `{dataset}.predictions` VALUES ('before', '2024-01-01', 1, 0.5)")
+        self._copy(client, f"{dataset}.one$20240102", f"{dataset}.predictions$20240102")
+        seen = set()
+        over = threading.Event()
+
+        def read() -> None:
+            while not over.is_set():
+                sql = f"SELECT COUNT(*), SUM(predicted_value) FROM `{dataset}.predictions`"
+                seen.update(_query(client, sql))
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for name in ("two", "one") * 4:
+            self._copy(client, f"{dataset}.{name}$20240102", f"{dataset}.predictions$20240102")
+        over.set()
+        for reader in readers:
+            reader.join()
+        assert seen == {(2001, 2000.5), (2001, 4000.5)}
+        assert client.get_table(f"{dataset}.predictions$20240102").num_rows == 2000
+        table = client.get_table(f"{dataset}.predictions")
+        assert {field.name: field.description for field in table.schema} == self.DESCRIPTIONS
+        assert table.clustering_fields == ["decile"]
+
+    def test_a_copy_s_id_runs_once_and_what_it_needs_must_exist(
+        self, client: google_bigquery.Client, bucket: str, dataset: str
+    ) -> None:
+        self._load_parts(client, self._parts(bucket, 1), f"{dataset}.staged", f"load-{bucket}")
+        staged, target = f"{dataset}.staged$20240102", f"{dataset}.predictions$20240102"
+        with pytest.raises(exceptions.NotFound, match="predictions"):
+            self._copy(client, staged, target, job_id=f"early-{bucket}")
+        client.create_table(self._table(f"{dataset}.predictions"))
+        for _ in range(2):
+            with pytest.raises(exceptions.NotFound, match="absent"):
+                self._copy(client, f"{dataset}.absent$20240102", target)
+        self._copy(client, staged, target, job_id=f"copy-{bucket}")
+        with pytest.raises(exceptions.Conflict):
+            self._copy(client, staged, target, job_id=f"copy-{bucket}")
+        job = client.get_job(f"copy-{bucket}")
+        assert (job.job_type, job.state, job.error_result) == ("copy", "DONE", None)
+        assert (job.sources[0].table_id, job.destination.table_id) == ("staged$20240102", "predictions$20240102")
+
+    def test_what_may_be_null_is_not_copied_over_what_may_not(
+        self, client: google_bigquery.Client, bucket: str, dataset: str
+    ) -> None:
+        self._load_parts(client, self._parts(bucket, 1), f"{dataset}.staged", f"load-{bucket}")
+        client.create_table(self._table(f"{dataset}.strict", "REQUIRED"))
+        with pytest.raises(exceptions.BadRequest, match="changed mode from REQUIRED to NULLABLE"):
+            self._copy(client, f"{dataset}.staged$20240102", f"{dataset}.strict$20240102")
+        assert client.get_table(f"{dataset}.strict").num_rows == 0
+
+    def test_a_view_is_created_updated_and_queried(self, client: google_bigquery.Client, dataset: str) -> None:
+        client.create_table(self._table(f"{dataset}.predictions"))
+        _query(
+            client, f"INSERT `{dataset}.predictions` VALUES ('a', '2024-01-01', 1, 0.5), ('b', '2024-01-02', 1, 0.5)"
+        )
+        view = google_bigquery.Table(f"{dataset}.predictions_current")
+        view.description = "The day that is served"
+        for day, action in (("2024-01-01", "create"), ("2024-01-02", "update")):
+            view.view_query = f"SELECT * FROM `{dataset}.predictions` WHERE as_of = DATE '{day}'"
+            client.create_table(view) if action == "create" else client.update_table(view, ["view_query"])
+            expected = "a" if action == "create" else "b"
+            assert _query(client, f"SELECT customer_id FROM `{dataset}.predictions_current`") == [(expected,)]
+        found = client.get_table(view)
+        assert (found.table_type, found.view_query, found.description) == ("VIEW", view.view_query, view.description)
+        with pytest.raises(exceptions.Conflict):
+            client.create_table(view)
+
+    def test_a_change_of_what_another_changed_is_refused(self, client: google_bigquery.Client, dataset: str) -> None:
+        client.create_table(self._table(f"{dataset}.predictions"))
+        mine, theirs = (client.get_table(f"{dataset}.predictions") for _ in range(2))
+        theirs.labels, mine.labels = {"generation": "theirs"}, {"generation": "mine"}
+        client.update_table(theirs, ["labels"])
+        with pytest.raises(exceptions.PreconditionFailed):
+            client.update_table(mine, ["labels"])
+        assert client.get_table(f"{dataset}.predictions").labels == {"generation": "theirs"}
+
+    def test_tables_are_deleted(self, client: google_bigquery.Client, dataset: str) -> None:
+        name = f"{dataset}.staged"
+        client.create_table(self._table(name))
+        client.delete_table(name)
+        with pytest.raises(exceptions.NotFound):
+            client.delete_table(name)
+        client.delete_table(name, not_found_ok=True)
+        assert list(client.list_tables(dataset)) == []
+        client.create_table(self._table(name))  # its name is free again
+
+
+class TestDatastore:
+    def _client(self, uri: str, **options: str) -> datastore.Client:
+        return datastore.Client(uri.removeprefix("datastore://"), **options)
+
+    def _put(self, client: datastore.Client, names: list[str], parent: datastore.Key | None = None) -> None:
+        client.put_multi([datastore.Entity(client.key("K", name, parent=parent)) for name in names])
+
+    def _names(self, client: datastore.Client, ancestor: datastore.Key | None = None) -> list[str]:
+        query = client.query(kind="K", ancestor=ancestor)
+        query.keys_only()
+        return sorted(entity.key.name for entity in query.fetch())
+
+    def test_projects_and_namespaces_are_apart(self, datastore_uri: str) -> None:
+        places: list[dict[str, str]] = [{}, {"namespace": "2011-12-10-0a1b2c3d4e5f.1"}]
+        for number, options in enumerate(places):
+            self._put(self._client(datastore_uri, **options), [f"n{number}"])
+        assert [self._names(self._client(datastore_uri, **options)) for options in places] == [["n0"], ["n1"]]
+        assert self._names(self._client(datastore_uri + "x")) == []
+
+    @pytest.mark.parametrize("number", range(2))
+    def test_each_test_has_a_project_of_its_own(self, datastore_uri: str, number: int) -> None:
+        client = self._client(datastore_uri)
+        assert self._names(client) == []
+        self._put(client, [f"n{number}"])
+
+    def test_queries_see_what_was_just_written(self, datastore_uri: str) -> None:
+        client = self._client(datastore_uri)
+        parent = client.key("Root", "r")
+        for number in range(30):
+            self._put(client, [f"n{number:02}"])
+            self._put(client, [f"of-r{number:02}"], parent)
+            found = self._names(client)
+            assert len(found) == 2 * (number + 1)
+            assert self._names(client, parent) == found[number + 1 :]
+
+    def test_of_two_transactions_that_change_what_both_have_read_one_fails(self, datastore_uri: str) -> None:
+        one, other = self._client(datastore_uri), self._client(datastore_uri)
+        key = one.key("Root", "r")
+        one.put(datastore.Entity(key))
+        outcome = []
+        with contextlib.suppress(exceptions.Aborted):
+            with one.transaction() as first:
+                mine = one.get(key, transaction=first)
+                with contextlib.suppress(exceptions.Aborted):
+                    with other.transaction() as second:
+                        theirs = other.get(key, transaction=second)
+                        theirs["by"] = "other"
+                        second.put(theirs)
+                    outcome.append("other")
+                mine["by"] = "one"
+                first.put(mine)
+            outcome.append("one")
+        assert [one.get(key)["by"]] == outcome
+
+    def test_reset(self, datastore_emulator: services.Datastore, datastore_uri: str) -> None:
+        client = self._client(datastore_uri)
+        self._put(client, ["a"])
+        datastore_emulator.reset()
+        assert self._names(client) == []
+
+    def test_a_bad_entity_is_refused_in_words(self, datastore_uri: str) -> None:
+        client = self._client(datastore_uri)
+        with pytest.raises(exceptions.InvalidArgument):
+            self._put(client, ["__reserved__"])
+
+
 class TestProcesses:
     def test_nothing_of_our_environment_reaches_a_server_and_it_ends_with_its_block(
         self, monkeypatch: pytest.MonkeyPatch
@@ -318,10 +588,11 @@ class TestProcesses:
                     assert not {"GOOGLE", "PYTHONPATH"} & {name[:10] for name in environ.read().split("\0")}
         assert not any(_alive(pid) for pid in processes)
 
-    def test_a_killed_run_leaves_no_server(self) -> None:
+    @pytest.mark.parametrize("kind", ["CloudStorage", "Datastore"])
+    def test_a_killed_run_leaves_no_server(self, kind: str) -> None:
         code = (
-            "import time; from tests.emulators.services import CloudStorage\n"
-            "with CloudStorage() as service: print(service.port, flush=True); time.sleep(60)"
+            f"import time; from tests.emulators.services import {kind}\n"
+            f"with {kind}() as service: print(service.port, flush=True); time.sleep(60)"
         )
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout is not None
@@ -332,6 +603,40 @@ class TestProcesses:
         while _listens(port) and time.monotonic() < until:
             time.sleep(0.05)
         assert not _listens(port)
+
+    @pytest.mark.parametrize("kind", [services.Datastore, services.FirestoreInDatastoreMode])
+    def test_java_ends_with_the_block_and_takes_nothing_of_our_environment(
+        self, kind: type[services.Datastore], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secret.json")
+        with kind() as service:
+            group = service.pid
+            assert _listens(service.port)
+            assert "-Xmx" in service.log()
+            assert "/secret.json" not in _environments(group)
+        assert _environments(group) == ""
+        assert not _listens(service.port)
+
+    def test_what_is_missing_is_named_with_what_installs_it(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def refusal() -> str:
+            with pytest.raises(services.EmulatorError) as refused, services.Datastore():
+                pytest.fail("it is not running")
+            return str(refused.value)
+
+        install = "gcloud components install cloud-datastore-emulator cloud-firestore-emulator"
+        monkeypatch.setattr(services, "java", lambda: None)
+        assert refusal() == "the datastore emulator needs Java: install version 17 or newer"
+        monkeypatch.setattr(services, "sdk_root", lambda: tmp_path)
+        assert refusal() == f"the datastore emulator is not in the Google Cloud SDK in {tmp_path}: run `{install}`"
+        monkeypatch.undo()
+        monkeypatch.setenv("PATH", str(tmp_path))
+        services.sdk_root.cache_clear()
+        try:
+            assert "needs the Google Cloud SDK: install it" in refusal() and install in refusal()
+        finally:
+            services.sdk_root.cache_clear()
 
     def test_a_server_that_ends_at_once_is_told_with_its_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(services.CloudStorage, "command", lambda self: ["gcp_storage_emulator", "no-such-command"])
@@ -345,6 +650,16 @@ class TestProcesses:
         with pytest.raises(services.EmulatorError, match=r"not ready after 0\.3 s"), service:
             pytest.fail("it is not ready")
         assert not _alive(service.pid)
+
+
+def _environments(group: int) -> str:
+    """What the processes of a group, the launcher's Java among them, have in their environments (Linux)."""
+    found = ""
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((directory / "stat").read_text().rpartition(")")[2].split()[2]) == group:
+                found += (directory / "environ").read_text()
+    return found
 
 
 def _listens(port: int) -> bool:

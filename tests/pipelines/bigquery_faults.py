@@ -75,6 +75,63 @@ def failed(reason: str, message: str) -> Answer:
     return answer
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code under test handles it."""
+
+
+class Requests:
+    """The requests of our client of a project that change something, numbered from 0: before one of them something happens.
+
+    A process that is killed while it reads has changed as much as one that is killed before its next change.
+    ``reached`` tells whether it has happened.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reached = False
+        self._number, self._at = 0, -1
+        self._then: Callable[[], Any] = lambda: None
+        self._held: tuple[str, list[Callable[[], requests.Response]]] | None = None
+        session = bigquery.client(PROJECT)._http
+        self._request = session.request
+        patch.setattr(session, "request", self.request)
+
+    def kill(self, at: int) -> None:
+        """Has the process die before a change, counted from now on."""
+
+        def die() -> None:
+            raise Killed
+
+        self.meanwhile(at, die)
+
+    def meanwhile(self, at: int, then: Callable[[], Any]) -> None:
+        """Has ``then`` run before a change, counted from now on, whose own changes do not count."""
+        self.reached, self._number, self._at, self._then = False, 0, at, then
+
+    def leave(self) -> None:
+        """Nothing happens any more."""
+        self._at = -1
+
+    def hold(self, job: str, sent: list[Callable[[], requests.Response]]) -> None:
+        """Has the process die after it has sent the first job whose id matches, which stays on its way in ``sent``."""
+        self._held = (job, sent)
+
+    def request(self, method: str, url: str, data: Any = None, **others: Any) -> requests.Response:
+        def send() -> requests.Response:
+            return self._request(method=method, url=url, data=data, **others)
+
+        if method == "GET":
+            return send()
+        if self._held and re.search(self._held[0], str(data)):
+            (_, sent), self._held = self._held, None
+            sent.append(send)
+            raise Killed
+        number, self._number = self._number, self._number + 1
+        if number == self._at:
+            self.reached, self._at = True, -1
+            self._then()
+        return send()
+
+
 class RpcError(grpc.RpcError):
     """What gRPC raises for a status."""
 

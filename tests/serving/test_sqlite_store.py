@@ -6,14 +6,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from serving.sqlite_store import IDS_PER_QUERY
-from serving.store import Store, open_store, resolve
-from tests.serving.store_contract import SteppingClock, StoreContract, fill, prediction
+from serving.store import Content, Generation, State, Store, open_store, resolve
+from tests.serving.store_contract import AS_OF, START, SteppingClock, StoreContract, fill, prediction
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,13 +90,14 @@ def test_uris_name_absolute_and_relative_paths(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "uri", ["datastore://project/kind", "serving.db", "sqlite:serving.db", "sqlite://", "sqlite://a/", ""]
+    "uri", ["datastore://My Project", "datastore://", "serving.db", "sqlite:serving.db", "sqlite://", "sqlite://a/", ""]
 )
 def test_other_uris_are_refused_in_one_line(uri: str) -> None:
     with pytest.raises(UsageError) as error:
         open_store(uri)
     assert str(error.value) == (
-        f"--serving {uri!r} is not usable: accepted is sqlite:///absolute/path.db or sqlite://relative/path.db"
+        f"--serving {uri!r} is not usable: accepted is sqlite:///absolute/path.db, sqlite://relative/path.db, "
+        "datastore://project or datastore://project/database"
     )
 
 
@@ -112,7 +114,7 @@ def test_other_peoples_files_are_refused_and_left_alone(tmp_path: Path, create: 
     connection = sqlite3.connect(foreign)
     connection.execute("CREATE TABLE theirs (x)")
     connection.close()
-    for path, message in ((text, "file is not a database"), (foreign, "accepted is a serving store of layout 1")):
+    for path, message in ((text, "file is not a database"), (foreign, "accepted is a serving store of layout 2")):
         before = path.read_bytes()
         with pytest.raises(UsageError, match=message):
             open_store(f"sqlite://{path}", create=create)
@@ -128,3 +130,92 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
     open_store(f"sqlite://{tmp_path}/s.db", create=True).close()
     with open_store(f"sqlite://{tmp_path}/s.db") as store, pytest.raises(sqlite3.OperationalError, match="readonly"):
         fill(store, "g1", [prediction("c1")])
+
+
+LAYOUT_1 = """
+CREATE TABLE generations (
+  name TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('staged', 'sealed')), attempt INTEGER NOT NULL,
+  as_of TEXT NOT NULL, horizon_days INTEGER NOT NULL, model_version TEXT NOT NULL,
+  rows INTEGER NOT NULL, dead_letters TEXT NOT NULL,
+  created_at TEXT NOT NULL, sealed_at TEXT, published_at TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pointer (
+  id INTEGER PRIMARY KEY CHECK (id = 1), generation TEXT NOT NULL REFERENCES generations (name)
+) STRICT;
+CREATE TABLE predictions (
+  generation TEXT NOT NULL, customer_id TEXT NOT NULL, as_of TEXT NOT NULL, horizon_days INTEGER NOT NULL,
+  model_version TEXT NOT NULL, predicted_value REAL NOT NULL, value_p10 REAL NOT NULL, value_p50 REAL NOT NULL,
+  value_p90 REAL NOT NULL, purchase_probability REAL NOT NULL, expected_orders REAL NOT NULL, decile INTEGER NOT NULL,
+  PRIMARY KEY (generation, customer_id)
+) STRICT, WITHOUT ROWID;
+PRAGMA application_id = 0x434C5650;
+PRAGMA user_version = 1;
+INSERT INTO generations VALUES
+  ('g1', 'sealed', 2, '2011-12-10', 90, 'm1', 3, '{"negative": 4}', '2026-01-01T00:00:00+00:00',
+   '2026-01-01T00:00:01+00:00', '2026-01-01T00:00:02+00:00'),
+  ('g2', 'staged', 1, '2011-12-11', 90, 'm1', 0, '{}', '2026-01-02T00:00:00+00:00', NULL, NULL);
+INSERT INTO pointer VALUES (1, 'g1');
+INSERT INTO predictions VALUES
+  ('g1', 'c1', '2011-12-10', 90, 'm1', 0.5, 0.25, 0.5, 1.0, 0.5, 1.5, 3),
+  ('g1', 'c2', '2011-12-10', 90, 'm1', 0.0, 0.0, 0.0, 0.0, 0.5, 1.5, 3),
+  ('g1', 'c3', '2011-12-10', 90, 'm1', 2.0, 1.0, 2.0, 4.0, 0.5, 1.5, 3),
+  ('g2', 'c1', '2011-12-11', 90, 'm1', 9.0, 1.0, 2.0, 4.0, 0.5, 1.5, 3);
+"""
+
+
+@pytest.fixture
+def layout_1(tmp_path: Path) -> str:
+    """A store as the version before this one wrote it."""
+    connection = sqlite3.connect(tmp_path / "old.db")
+    connection.executescript(LAYOUT_1)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    return f"sqlite://{tmp_path}/old.db"
+
+
+def test_a_store_of_the_former_layout_is_read_as_it_is(layout_1: str, tmp_path: Path) -> None:
+    before = (tmp_path / "old.db").read_bytes()
+    with open_store(layout_1) as store:
+        assert store.lookup("c3") == prediction("c3", 2.0) | {"generation": "g1"}
+        current = store.current()
+        assert current is not None
+        assert (current.content.rows, current.dead_letters, current.begun_at) == (3, {"negative": 4}, START)
+        assert [g.name for g in store.generations()] == ["g2", "g1"]
+    assert (tmp_path / "old.db").read_bytes() == before
+
+
+def test_a_store_of_the_former_layout_is_migrated_by_who_writes(layout_1: str) -> None:
+    with open_store(layout_1) as reader, open_store(layout_1, create=True) as store:
+        migrated = Generation(
+            "g1", AS_OF, 90, "m1", State.SEALED, 2, Content(3, 2.5, 1), {"negative": 4}, {},
+            START, START, START + timedelta(seconds=1), START + timedelta(seconds=2),
+        )  # fmt: skip
+        assert store.current() == reader.current() == migrated
+        staged = store.find("g2")
+        assert staged is not None and (staged.state, staged.content) == (State.STAGED, Content())
+        assert store.lookup("c3") == reader.lookup("c3") == prediction("c3", 2.0) | {"generation": "g1"}
+        fill(store, "g3", [prediction("c1", 7.0)])
+        store.switch("g3", "g1", {"rollback": "try"})
+        row = reader.lookup("c1")
+        assert row is not None and row["generation"] == "g3"
+    with open_store(layout_1, create=True) as store:
+        assert store.find("g1") == migrated
+
+
+def test_two_processes_may_migrate_the_same_store(layout_1: str) -> None:
+    command = [
+        sys.executable, "-c",
+        f"from serving.store import open_store; open_store({layout_1!r}, create=True).close()",
+    ]  # fmt: skip
+    makers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(maker.communicate(timeout=60)[1], maker.returncode) for maker in makers] == [("", 0)] * 4
+
+
+def test_the_layouts_do_not_differ_by_how_they_came_about(layout_1: str, tmp_path: Path) -> None:
+    open_store(layout_1, create=True).close()
+    open_store(f"sqlite://{tmp_path}/new.db", create=True).close()
+    described = []
+    for name in ("old.db", "new.db"):
+        with sqlite3.connect(tmp_path / name) as connection:
+            described.append(connection.execute("PRAGMA table_info(generations)").fetchall())
+    assert described[0] == described[1]

@@ -1,0 +1,109 @@
+"""The rows of one attempt at a generation: the entities of one kind in one namespace, read, counted and deleted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from serving.datastore_client import Connection, message
+from serving.datastore_records import read_value
+from serving.entity_bytes import EXPIRE_AT, KIND, Namespace, deletes
+from serving.store import Row
+from transforms.schema import CUSTOMER_ID_MAX_BYTES, PREDICTIONS, Type
+
+if TYPE_CHECKING:
+    from serving.datastore_writer import Writer
+
+# A count that takes a minute is cut off by Datastore; it counts some hundred thousand keys a second.
+ROWS_PER_COUNT = 2_000_000
+# Every 128th entity or so has a __scatter__; with so many a part, parts differ little in size.
+SCATTERED_PER_PART = 32
+_RESERVED = re.compile(r"__.*__", re.DOTALL)
+
+
+def read_rows(connection: Connection, at: Namespace, customer_ids: Iterable[str]) -> Iterator[tuple[Row, datetime]]:
+    """The rows that exist of these customers, without their generation, and when each expires.
+
+    Ids that nothing can be stored under are passed over. Raises as ``Connection.lookup``.
+    """
+    template = connection.key(KIND, "", namespace=at.name)
+    for entity in connection.lookup(_keys(template, customer_ids)):
+        properties = entity.properties
+        row: Row = {}
+        for column in PREDICTIONS:
+            value = read_value(properties[column.name])
+            row[column.name] = value.date() if column.type is Type.DATE else value
+        yield row, read_value(properties[EXPIRE_AT])
+
+
+def count_rows(connection: Connection, at: Namespace, expected: int) -> int:
+    """How many rows there are. Datastore counts them, in several ranges of keys where about ``expected`` is many.
+
+    Raises as ``Connection.call``.
+    """
+    return sum(
+        connection.count(_keys_between(start, end), at.name)
+        for start, end in ranges(connection, at, -(-expected // ROWS_PER_COUNT))
+    )
+
+
+def delete_rows(connection: Connection, at: Namespace, writer: Writer) -> None:
+    """Deletes all rows. What a killed deletion left is deleted by the next one. Raises as ``Connection.call``."""
+    import pyarrow as pa
+
+    for page in connection.query(_keys_between(None, None), at.name):
+        ids = [entity.key.path[0].name for entity in page]
+        writer.write(deletes(pa.array(ids, pa.string()), at))
+
+
+def ranges(connection: Connection, at: Namespace, parts: int) -> list[tuple[Any, Any]]:
+    """All keys as up to so many ranges [start, end) of about the same number of rows; None is open.
+
+    Datastore gives a random sample of entities the property ``__scatter__``: ordered by it, the first ones
+    are a sample of the keys. https://cloud.google.com/appengine/docs/legacy/standard/java/datastore/queryscatter
+    """
+    scattered: list[Any] = []
+    if parts > 1:
+        query = _keys_between(None, None)
+        query.order.add().property.name = "__scatter__"
+        pages = connection.query(query, at.name, parts * SCATTERED_PER_PART)
+        scattered = sorted((e.key for page in pages for e in page), key=lambda key: key.path[0].name.encode())
+    step = max(1, len(scattered) // max(parts, 1))
+    bounds = [None, *scattered[step::step][: parts - 1], None]
+    return list(itertools.pairwise(bounds))
+
+
+def _keys_between(start: Any, end: Any) -> Any:
+    """A query of the keys of all rows in [start, end)."""
+    query = message("Query")()
+    query.kind.add(name=KIND)
+    query.projection.add().property.name = "__key__"
+    composite = query.filter.composite_filter
+    for bound, name in ((start, "GREATER_THAN_OR_EQUAL"), (end, "LESS_THAN")):
+        if bound is not None:
+            composite.op = composite.AND
+            condition = composite.filters.add().property_filter
+            condition.property.name, condition.op = "__key__", getattr(condition, name)
+            condition.value.key_value.CopyFrom(bound)
+    return query
+
+
+def _keys(template: Any, customer_ids: Iterable[str]) -> Iterator[Any]:
+    for customer_id in dict.fromkeys(customer_ids):
+        if _storable(customer_id):
+            key = message("Key")()
+            key.CopyFrom(template)
+            key.path[0].name = customer_id
+            yield key
+
+
+def _storable(customer_id: str) -> bool:
+    """False for what cannot be a key's name, and for what no UTF-8 text can hold (lone surrogates)."""
+    try:
+        size = len(customer_id.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < size <= CUSTOMER_ID_MAX_BYTES and not _RESERVED.fullmatch(customer_id)
