@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import publish_options
 from pipelines.publish_options import COMMANDS, Options
 from transforms.cli import exit_code
-from transforms.errors import UsageError
+from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -238,8 +238,15 @@ def described(dead_letters: Mapping[str, int]) -> str:
 
 
 def _cost(staged: Staged) -> str:
-    named = [f"{staged.figures[name]:,.0f} {name}" for name in ("commits", "retries") if name in staged.figures]
-    return f" ({', '.join(named)})" if named else ""
+    """What writing to Datastore cost; other stores count nothing."""
+    figures = staged.figures
+    if not figures.get("commits"):
+        return ""
+    latency = 1000 * figures.get("latency_seconds", 0.0) / figures["commits"]
+    return (
+        f" ({figures['commits']:,.0f} commits, {figures.get('bytes', 0.0) / 1e6:,.1f} MB, {latency:,.0f} ms each on "
+        f"average, {figures.get('retries', 0.0):,.0f} retries)"
+    )
 
 
 def _beam_options(beam_arguments: list[str], options: Options, predictions: Predictions) -> PipelineOptions:
@@ -257,11 +264,17 @@ def _beam_options(beam_arguments: list[str], options: Options, predictions: Pred
 
 def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
-    if given and given[0] in COMMANDS:
-        from pipelines import publish_commands
-
-        return exit_code(lambda: publish_commands.run(given))
+    if given and not given[0].startswith("-"):
+        return exit_code(lambda: _command(given))
     return exit_code(lambda: run(given))
+
+
+def _command(given: list[str]) -> dict[str, Any]:
+    if given[0] not in COMMANDS:
+        raise rejected("the command", given[0], f"{', '.join(COMMANDS)}, or none to publish")
+    from pipelines import publish_commands
+
+    return publish_commands.run(given)
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ class Connection:
         if once:
             return self._send(method, request, CALL_SECONDS)
         most = COUNT_SECONDS if method == "RunAggregationQuery" else CALL_SECONDS
-        return self._until_done(method, lambda left: self._send(method, request, min(left, most)), _may_pass)
+        return self._until_done(method, lambda left: self._send(method, request, min(left, most)), may_pass)
 
     def _send(self, method: str, request: Any, timeout: float) -> Any:
         stub = self._stubs.get(method)
@@ -274,7 +274,7 @@ class Connection:
                 self._send("Rollback", self._request("Rollback", transaction=transaction), CALL_SECONDS)
                 return
             except grpc.RpcError as error:
-                if not _may_pass(error):
+                if not may_pass(error):
                     return
             time.sleep(self.patience.pause(tries))
 
@@ -358,14 +358,15 @@ def explained(error: grpc.RpcError, uri: str) -> UsageError:
     return UsageError(f"{uri}: {described(error)}" + (f"; {hint}" if hint else ""))
 
 
-def _may_pass(error: grpc.RpcError) -> bool:
+def may_pass(error: grpc.RpcError) -> bool:
+    """Whether the same call may succeed later."""
     return code_of(error) in RETRYABLE and not _refused_credentials(error)
 
 
 def _begins_anew(error: grpc.RpcError) -> bool:
     """In a transaction one more thing is mended by the next try: that it took too long, and is over."""
     over = code_of(error) == "INVALID_ARGUMENT" and _OVER.search(error.details() or "")
-    return bool(over) or _may_pass(error)
+    return bool(over) or may_pass(error)
 
 
 def _refused_credentials(error: grpc.RpcError) -> bool:

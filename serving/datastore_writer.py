@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serving.commit_window import CommitWindow
-from serving.datastore_client import CALL_SECONDS, RETRYABLE, Patience, code_of, described, explained
+from serving.datastore_client import CALL_SECONDS, Patience, code_of, described, explained, may_pass
 from serving.entity_bytes import Records, header
 from serving.store import StoreFailed
-from transforms.errors import one_line
+from transforms.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import grpc
@@ -36,6 +36,8 @@ IN_FLIGHT = 8
 PATIENCE = Patience(deadline_seconds=600.0)
 # Upper ends of the latency histogram, seconds: of commits that were answered well. The last is beyond any timeout.
 LATENCIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+# So many entities refused and none stored: it is not the entities.
+MOST_REFUSED = 100
 _LATENCY = "latency_below_{:g}_s"
 
 
@@ -171,7 +173,7 @@ class Writer:
                 except grpc.RpcError as failure:
                     if code_of(failure) == "INVALID_ARGUMENT":
                         return failure
-                    if code_of(failure) not in RETRYABLE:
+                    if not may_pass(failure):
                         raise explained(failure, self._connection.uri) from failure
                     slot.pushed_back()
                     error = failure
@@ -236,9 +238,15 @@ class _Work:
         self.count(entities=entities, commits=1, bytes=size, latency_seconds=seconds, **{_LATENCY.format(bucket): 1})
 
     def refuse(self, record: int, detail: str) -> None:
+        """
+        Raises:
+          UsageError: the store takes none at all.
+        """
         self.count(refused=1)
         with self._lock:
             self.refused.append(Refused(int(self.records.rows[record]), detail))
+            if len(self.refused) >= MOST_REFUSED and not self.figures["entities"]:
+                raise UsageError(f"Datastore refused each of the first {len(self.refused)} entities: {detail}")
 
     def fail(self, error: BaseException) -> None:
         """The first error counts; those after it are its consequences."""

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks import publish
 from benchmarks.harness import OutputsDiffer
-from benchmarks.publish import BEAM, OURS, PROJECT, RAW, WRITERS, Round, Writing
-from benchmarks.publish_writers import EXPIRE_AT
+from benchmarks.publish import PROJECT, WRITERS, Round, Writing
+from benchmarks.publish_writers import BEAM, EXPIRE_AT, OURS, RAW
 from tests.emulators import services
 from transforms import schema
 

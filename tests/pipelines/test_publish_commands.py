@@ -132,18 +132,22 @@ def test_a_dry_run_writes_nothing_and_says_what_would_happen(place: Place, capsy
     small = place.predictions("small", rows[:100])
     planned = place.publish(small, "--dry_run")
     assert planned["outcome"] == f"would be refused by guard customers: {current} stays current"
-    out = capsys.readouterr().out
-    assert "0.50 of the 200" in out or "0.5" in out
+    assert "tripped: customers 100, 0.50 of the 200 in generation" in capsys.readouterr().out
     assert place.served_by("c000") == {current}
     assert place.publish(directory, "--dry_run")["outcome"] == f"generation {current} is current already: nothing to do"
 
 
-def test_a_plan_for_datastore_tells_time_and_cost(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a server: what the current generation is cannot be known, and the plan is asked from an embedded one."""
-    directory = place.predictions("p", [prediction(f"c{i}") for i in range(1500)])
-    planned = place.publish(directory, "--dry_run", "--ramp", "500/50/5")
-    assert planned["store"]["rows"] if "rows" in planned["store"] else planned["store"]
-    capsys.readouterr()
+def test_a_model_nobody_registered_is_not_even_staged(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    registry = ["--registry", f"{place.root}/registry"]
+    assert "model_version m1" in place.refused(capsys, directory, *registry, code=3)
+    assert place.generations() == []
+    assert place.publish(directory, *registry, "--override", "model_version=made by hand")["switched"]
+
+
+def test_a_mistyped_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert publish.main(["rollbak", "--serving", "sqlite://x.db"]) == 2
+    assert "the command 'rollbak' is not usable: accepted is status, rollback, purge, replay" in capsys.readouterr().err
 
 
 def test_a_tripped_guard_leaves_the_current_generation_and_an_override_is_recorded(

@@ -191,6 +191,16 @@ def test_commands_on_datastore_and_bigquery(whole_cloud: Cloud, capsys: pytest.C
     assert f"predictions_staged_{second.replace('-', '_')}" not in whole_cloud.tables()
 
 
+def test_a_dry_run_sees_what_is_served_and_writes_nothing(cloud: Cloud, proxy: DatastoreProxy) -> None:
+    current = cloud.publish(cloud.predictions("p", customers(1_000)))["generation"]
+    before = proxy.counts["mutations"]
+    directory = cloud.predictions("next", customers(1_100, seed=2))
+    planned = publish.run([*cloud.arguments(directory)[:-2], "--dry_run", "--ramp", "50/50/5"])
+    assert proxy.counts["mutations"] == before
+    assert planned["outcome"].startswith(f"would switch from {current} to 2011-12-10-")
+    assert (planned["store"]["writes"], planned["store"]["seconds"]) == (1_100, 22.0)
+
+
 def test_bad_rows_are_dead_letters_and_every_good_one_is_served(cloud: Cloud, many: int) -> None:
     good, bad = customers(many), unusable(1_900)
     twice = [prediction(f"twice{i:03d}", value) for i in range(50) for value in (1.0, 2.0)]

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
 from google.cloud.datastore_v1 import types
+from grpc import RpcError
+from grpc import StatusCode as Code
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 EXPIRE_AT = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 AT_ONCE = Patience(deadline_seconds=60, first_pause_seconds=0.001, longest_pause_seconds=0.05)
-Code = grpc.StatusCode
 
 
 def predictions(ids: list[str]) -> pa.RecordBatch:
@@ -58,7 +58,7 @@ def unlimited() -> RateBudget:
     return RateBudget(None, utc_now())
 
 
-class Answer(grpc.RpcError):
+class Answer(RpcError):
     """An error as a store would answer it."""
 
     def __init__(self, code: Code, details: str = "so it is") -> None:
@@ -229,6 +229,15 @@ class TestWriter:
             Writer(store, unlimited(), in_flight=2).write(records_of([f"c{number}" for number in range(50_000)]))
         assert "\n" not in str(error.value)
         assert store.calls <= 8, "the others are not sent any more"
+
+    def test_a_store_that_refuses_everything_is_not_asked_for_every_entity(self) -> None:
+        def refuse(store: Faulty, ids: list[str]) -> None:
+            raise Answer(Code.INVALID_ARGUMENT, "the project is not this one")
+
+        store = Faulty(refuse)
+        with pytest.raises(UsageError, match="refused each of the first 100 entities: the project is not this one"):
+            Writer(store, unlimited(), in_flight=1).write(records_of(IDS))
+        assert store.calls < 300
 
     def test_an_error_does_not_wait_for_the_rate(self) -> None:
         def fault(store: Faulty, ids: list[str]) -> None:
