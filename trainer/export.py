@@ -9,13 +9,14 @@ Signatures, each answering with the forecast columns of ``schema.PREDICTIONS`` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from trainer import network
+from trainer.predictor import Network
 from transforms import preprocessing
 
 
@@ -27,11 +28,8 @@ def export(training: network.Training, transform_output: str, directory: str) ->
       transform_output: local ``tft.TFTransformOutput`` directory; its graph and vocabularies are copied.
       directory: local directory to write.
     """
-    transform = tft.TFTransformOutput(transform_output).transform_features_layer()
+    transform, forecast = _graph(training, transform_output)
     feature_spec = preprocessing.raw_feature_spec()
-
-    def forecast(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return network.forecast(training.model(network_inputs(transform(inputs))), training.scales)
 
     def serve(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return forecast(tf.io.parse_example(examples, feature_spec))
@@ -44,6 +42,24 @@ def export(training: network.Training, transform_output: str, directory: str) ->
     archive.add_endpoint("raw", forecast, [columns])
     archive.add_endpoint("transform", lambda inputs: dict(transform(inputs)), [columns])
     archive.write_out(directory, verbose=False)
+
+
+def in_memory(training: network.Training, transform_output: str) -> Network:
+    """What the SavedModel's ``raw`` would answer, without the time it takes to write one; arguments as ``export``'s."""
+    transform, forecast = _graph(training, transform_output)
+    return Network(tf.function(lambda **inputs: forecast(inputs), reduce_retracing=True), (training.model, transform))
+
+
+def _graph(
+    training: network.Training, transform_output: str
+) -> tuple[keras.Layer, Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]]:
+    """The layer of the transform, and model inputs -> forecast columns."""
+    transform = tft.TFTransformOutput(transform_output).transform_features_layer()
+
+    def forecast(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return network.forecast(training.model(network_inputs(transform(inputs))), training.scales)
+
+    return transform, forecast
 
 
 def network_inputs(transformed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -188,6 +188,8 @@ class Training:
         content = blend.Blend(weights, self._calibration(evidence, weights, kept))
         self.facts["choice"]["weights"] = dict(weights)
         self.facts["calibration"] = content.calibration.explained(plan.newest.cutoff)
+        if NETWORK in kept:
+            self._export()
         return Learned(kept, content, self.facts, self.trained if NETWORK in kept else None, self.notes)
 
     # What the data carry.
@@ -299,11 +301,20 @@ class Training:
             "network": asdict(plan.settings),
         }  # fmt: skip
         self.trained = trained
-        transform, directory = os.path.join(self.local, "transform"), os.path.join(self.local, NETWORK)
-        if not os.path.exists(transform):
-            storage.copy_directory(storage.join(plan.training[0].uri, "transform_fn"), transform)
-        export.export(trained, transform, directory)
-        return predictor.load_member(NETWORK, directory)
+        return export.in_memory(trained, self._transform)
+
+    @functools.cached_property
+    def _transform(self) -> str:
+        """On this machine: not every build of TensorFlow opens gs://."""
+        source = storage.join(self.plan.training[0].uri, "transform_fn")
+        return storage.copy_directory(source, os.path.join(self.local, "transform"))
+
+    def _export(self) -> None:
+        """Writes the network, in its last training, where the maker of the model directory finds it."""
+        from trainer import export
+
+        if self.trained:
+            export.export(self.trained, self._transform, os.path.join(self.local, NETWORK))
 
     def _boosting(self, learned_from: Sequence[Snapshot], splits: Sequence[str]) -> Member:
         from trainer import boosting
