@@ -26,6 +26,10 @@ define sync
 		sync --system-certs || sync
 endef
 
+# A process a core, each with whole files, so that what a file's tests share is made once. No more than four: a process
+# that imports TensorFlow takes 1 GB and more, and each has emulators of its own.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 # The checks import the whole tree; TensorFlow's C++ start-up messages help nobody there.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Bytecode is compiled once at set-up, and kept for our own code too.
@@ -53,10 +57,10 @@ demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a custome
 	@$(BIN)/python -m orchestration.demo
 
 test: setup googlesql ## set-up + every test that needs nothing but a plain machine
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-emulators: setup emulators googlesql ## the tests against BigQuery, Cloud Storage and Datastore emulators
-	$(BIN)/python -m pytest -m emulators
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m emulators
 
 emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)
 

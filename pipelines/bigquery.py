@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import UsageError, one_line, rejected
+from transforms.errors import JobFailed, UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
@@ -408,6 +408,34 @@ def explained(resource: str, too_large: str = "") -> Iterator[None]:
         if may_pass(error):
             raise
         raise UsageError(f"{resource}: {message(error, too_large)}") from error
+
+
+@contextlib.contextmanager
+def patience(about: str) -> Iterator[None]:
+    """For whole commands: BigQuery failing for the time being, after all retries, as one line.
+
+    Raises:
+      JobFailed: for what may pass; anything else passes as it is.
+    """
+    from google.api_core import exceptions
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (exceptions.RetryError, RequestException) as error:
+        raise _unanswered(about, error) from error
+    except exceptions.GoogleAPICallError as error:
+        if not may_pass(error):
+            raise
+        raise _unanswered(about, error) from error
+
+
+def _unanswered(about: str, error: Exception) -> JobFailed:
+    from google.api_core.exceptions import GoogleAPICallError
+
+    last = getattr(error, "cause", None) or error  # of a retry that was given up
+    words = message(last) if isinstance(last, GoogleAPICallError) else one_line(str(last))
+    return JobFailed(f"{about}: BigQuery did not do as asked: {words}; running the command again goes on")
 
 
 def may_pass(error: GoogleAPICallError) -> bool:

@@ -2,7 +2,7 @@
 
     gs://STAGING/TABLE/GENERATION/attempt-1/*.parquet
         | load job
-    TABLE_staged_GENERATION        of its own, expires; no reader knows of it
+    TABLE_staged_GENERATION_1      of the attempt's own, expires; no reader knows of it
         | copy job, free and atomic, once the store has switched
     TABLE, partition as_of
         | predictions of one day alone
@@ -18,24 +18,25 @@ for the jobs of all who publish into a table.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 from pipelines import bigquery, bigquery_tables
 from pipelines.bigquery import Copy, Load, Query, Table
 from pipelines.bigquery_tables import Layout
-from pipelines.warehouse import COLUMNS, Published, became_current, gone
+from pipelines.warehouse import COLUMNS, Published, became_current, gone, require_content
 from serving.store import TTL, Clock, utc_now
 from transforms import schema, storage
-from transforms.errors import JobFailed, UsageError, rejected
+from transforms.errors import JobFailed, UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     from google.cloud import bigquery as google
@@ -47,12 +48,28 @@ LAYOUT = Layout(COLUMNS, "as_of", ("decile",), "Customers' predicted values as p
 _LABELS = {"step": "publish"}
 _PARQUET = {"source_format": "PARQUET"}
 _FIELDS = tuple((f["name"], f["type"], f["description"]) for f in LAYOUT.fields())
-_MOST_URIS = 10_000  # BigQuery's, of one load job
 _ROUNDS = 20  # of reconciling: each but the last means that another publish came in between
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _patient(
+    method: Callable[Concatenate[BigQueryWarehouse, _P], _R],
+) -> Callable[Concatenate[BigQueryWarehouse, _P], _R]:
+    """A method that ends in JobFailed where BigQuery fails for the time being."""
+
+    @functools.wraps(method)
+    def patient(self: BigQueryWarehouse, /, *arguments: _P.args, **named: _P.kwargs) -> _R:
+        with bigquery.patience(self._about):
+            return method(self, *arguments, **named)
+
+    return patient
 
 
 class BigQueryWarehouse:
     """A ``pipelines.warehouse.Warehouse``; rows of a generation that is not published expire."""
+
+    MOST_PARTS: ClassVar[int] = 10_000  # URIs of one load job
 
     def __init__(
         self, table: Table, staging: str, ttl: timedelta = TTL, project: str | None = None, clock: Clock = utc_now
@@ -74,13 +91,19 @@ class BigQueryWarehouse:
         self._about = f"--bigquery_table {table}"
 
     @property
+    def name(self) -> str:
+        return f"{bigquery.SCHEME}{self._table}"
+
+    @property
     def view(self) -> Table:
         """Of the predictions that are served: ``predictions_current`` beside ``predictions``."""
         return self._table.beside("_current")
 
-    def staged(self, generation: str) -> Table:
-        return self._table.beside(f"_staged_{generation.replace('-', '_')}")
+    def staged(self, generation: Generation) -> Table:
+        """The table of the generation's attempt: one that was overtaken cannot write into another's."""
+        return self._table.beside(f"_staged_{generation.name.replace('-', '_')}_{generation.attempt}")
 
+    @_patient
     def check(self) -> None:
         found = self._get(self._table)
         if found:
@@ -93,30 +116,45 @@ class BigQueryWarehouse:
     def parts(self, generation: str, attempt: int) -> str:
         return storage.join(self._parts_of(generation), f"attempt-{attempt}")
 
+    @_patient
     def stage(self, generation: Generation, parts: Sequence[str], rows: int) -> None:
-        if len(parts) > _MOST_URIS:
-            raise UsageError(f"{self._about}: {len(parts)} parts are too many: accepted are {_MOST_URIS}")
-        made = self._make_staged(self.staged(generation.name))
-        job = bigquery.run_load(self._load("stage", generation, parts, made))
-        self._require_rows(job, generation, rows)
+        if len(parts) > self.MOST_PARTS:
+            raise UsageError(f"{self._about}: {len(parts)} parts are too many: accepted are {self.MOST_PARTS}")
+        made = self._make_staged(self.staged(generation))
+        loaded = self._run_load(self._load("stage", generation, parts, made)) if parts else 0
+        self._require_rows(loaded, generation, rows)
 
+    @_patient
     def append(self, generation: Generation, part: str, rows: int) -> None:
-        found = self._get(self.staged(generation.name))
+        found = self._get(self.staged(generation))
         if found is None:
             raise gone(self._about, generation, self._ttl)
-        job = bigquery.run_load(self._load("append", generation, [part], found, extends=True))
-        self._require_rows(job, generation, rows)
+        loaded = self._run_load(self._load("append", generation, [part], found, extends=True))
+        self._require_rows(loaded, generation, rows)
 
+    @_patient
+    def can_publish(self, generation: Generation) -> None:
+        found = self._get(self._table)
+        if found:
+            bigquery_tables.require(found, self._table, LAYOUT, self._about)
+        self._require_view(self._get(self.view))
+        self._holds(generation, made=found is not None)
+
+    @_patient
     def publish(self, generation: Generation, generations: Published) -> bool:
         bigquery_tables.ensure(self._project, self._table, LAYOUT, self._about)
         latest = self._reconcile(generation.as_of, generations)
         self._point_view(generation.as_of, generations)
         return latest.name == generation.name
 
-    def discard(self, generation: str) -> None:
+    @_patient
+    def discard(self, generation: Generation) -> None:
         with bigquery.explained(self._about):
-            bigquery.client(self._project).delete_table(self.staged(generation).reference, not_found_ok=True)
-        storage.delete_directory(self._parts_of(generation))
+            for attempt in range(1, generation.attempt + 1):
+                staged = self.staged(replace(generation, attempt=attempt))
+                bigquery.client(self._project).delete_table(staged.reference, not_found_ok=True)
+        with self._staging_explained():
+            storage.delete_directory(self._parts_of(generation.name))
 
     # --- Staging ------------------------------------------------------------------------------------------------------
 
@@ -124,7 +162,7 @@ class BigQueryWarehouse:
         return storage.join(self._staging, str(self._table), generation)
 
     def _make_staged(self, table: Table) -> google.Table:
-        """The generation's own table, empty or not; it expires ``ttl`` from now."""
+        """The attempt's own table, empty or not; it expires ``ttl`` from now."""
         from google.api_core.exceptions import Conflict
         from google.cloud import bigquery as google
 
@@ -156,14 +194,18 @@ class BigQueryWarehouse:
         # The time the table was made is part of the name: in a table made anew nothing has been loaded yet.
         name = self._name(step, generation, f"{generation.attempt}-{_microseconds(into.created)}")
         return Load(
-            name, self._project, tuple(storage.join(directory, part) for part in parts), self.staged(generation.name),
+            name, self._project, tuple(storage.join(directory, part) for part in parts), self.staged(generation),
             _FIELDS, _PARQUET, self._location, _LABELS, extends, self._about,
         )  # fmt: skip
 
-    def _require_rows(self, job: google.LoadJob, generation: Generation, rows: int) -> None:
-        if job.output_rows != rows:
+    def _run_load(self, load: Load) -> int:
+        """The number of rows loaded."""
+        return int(bigquery.run_load(load).output_rows or 0)
+
+    def _require_rows(self, loaded: int, generation: Generation, rows: int) -> None:
+        if loaded != rows:
             raise UsageError(
-                f"{self._about}: generation {generation.name} was staged with {job.output_rows} rows, expected are {rows}"
+                f"{self._about}: generation {generation.name} was staged with {loaded} rows, expected are {rows}"
             )
 
     # --- Publishing ---------------------------------------------------------------------------------------------------
@@ -185,15 +227,23 @@ class BigQueryWarehouse:
             copies[key] += 1
         raise JobFailed(f"{self._about}: the partition as of {as_of} did not come to rest: other publishes replace it")
 
-    def _holds(self, generation: Generation) -> bool:
-        """Whether the partition is exactly what is staged of the generation, mended rows with it."""
-        staged = self._get(self.staged(generation.name))
+    def _holds(self, generation: Generation, made: bool = True) -> bool:
+        """Whether the partition is exactly what is staged of the generation, mended rows with it.
+
+        Args:
+          made: whether there is a table to hold it.
+
+        Raises:
+          UsageError: as ``can_publish``.
+        """
+        require_content(self._about, generation)
+        staged = self._get(self.staged(generation))
         rows = generation.content.rows if staged is None else int(staged.num_rows)
         if rows < generation.content.rows:
             raise UsageError(
-                f"{self._about}: {self.staged(generation.name)} holds {rows} rows, expected are {generation.content.rows}"
+                f"{self._about}: {self.staged(generation)} holds {rows} rows, expected are {generation.content.rows}"
             )
-        if self._held(generation.as_of) == {generation.name: rows}:
+        if made and self._held(generation.as_of) == {generation.name: rows}:
             return True
         if staged is None:
             raise gone(self._about, generation, self._ttl)
@@ -216,7 +266,7 @@ class BigQueryWarehouse:
         day = generation.as_of
         return Copy(
             self._name("copy", generation, f"{_microseconds(generation.published_at)}-{number}"), self._project,
-            replace(self.staged(generation.name), partition=day), replace(self._table, partition=day),
+            replace(self.staged(generation), partition=day), replace(self._table, partition=day),
             self._location, _LABELS, self._about,
         )  # fmt: skip
 
@@ -265,7 +315,7 @@ class BigQueryWarehouse:
 
     # --- What is there ------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @functools.cached_property
     def _location(self) -> str:
         """Where the dataset is: jobs are found again only by id and place."""
         with bigquery.explained(self._about):
@@ -292,13 +342,19 @@ class BigQueryWarehouse:
     def _require_bucket(self) -> None:
         from pyarrow import fs
 
-        filesystem, path = storage.resolve(self._staging)
-        try:
+        with self._staging_explained():
+            filesystem, path = storage.resolve(self._staging)
             found = filesystem.get_file_info(path.split("/")[0])
-        except OSError as error:
-            raise UsageError(f"--staging {self._staging!r} is not usable: {error}") from error
         if found.type == fs.FileType.NotFound:
             raise rejected("--staging", self._staging, "a directory in a bucket that exists")
+
+    @contextmanager
+    def _staging_explained(self) -> Iterator[None]:
+        """Raises: UsageError for what Cloud Storage does not do, also for the time being: Arrow has tried long."""
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(f"--staging {self._staging!r} is not usable: {one_line(str(error))}") from error
 
     def _name(self, step: str, generation: Generation, number: str) -> str:
         table = hashlib.sha256(str(self._table).encode()).hexdigest()[:8]

@@ -50,6 +50,8 @@ def character(text: str) -> str:
 
 def directory(uri: str) -> str:
     """A file:// URI as the path it means, the only local form that Beam's own file systems know."""
+    if not uri:
+        raise argparse.ArgumentTypeError("'' is not usable: accepted is a directory, local or gs://")
     if not uri.startswith("file://"):
         return uri
     from transforms import storage

@@ -44,14 +44,15 @@ def ensure_sealed(
       Superseded: another publish of the same predictions took over.
       JobFailed: what was staged is not what was written.
     """
-    from pipelines.publish_places import say
+    from pipelines.publish_places import require_writable, say, warehouse_name
     from serving import store as stores
 
     name = predictions.generation
-    attempt = store.begin(generation_of(predictions))
+    attempt = store.begin(replace(generation_of(predictions), warehouse=warehouse_name(options.places)))
     if attempt is None:
         say(f"{name}: all rows are staged already")
     else:
+        require_writable(options.dead_letters)
         target = _target(warehouse, predictions, options, attempt, beam_options)
         anew = f", attempt {attempt}: the one before was interrupted" if attempt > 1 else ""
         say(f"{name}: staging {predictions.rows} rows from {len(predictions.paths)} files{anew}")
@@ -77,7 +78,8 @@ def stage(predictions: Predictions, target: Target, options: Options, beam_optio
     """Runs the graph to its end; the counts are kept beside the dead letters."""
     from pipelines import publish_stage
 
-    return publish_stage.run(predictions, target, _shards(options, beam_options), beam_options, target.dead_letters)
+    shards = _shards(predictions, options, beam_options)
+    return publish_stage.run(predictions, target, shards, beam_options, target.dead_letters)
 
 
 def _target(
@@ -94,16 +96,17 @@ def _target(
         name,
         attempt,
         stores.resolve(options.places.serving),
-        Writing(options.ramp, 1 / _shards(options, beam_options), ttl(options.places)),
+        Writing(options.ramp, 1 / _shards(predictions, options, beam_options), ttl(options.places)),
         storage.join(options.dead_letters, name),
         warehouse.parts(name, attempt) if warehouse else None,
     )
 
 
-def _shards(options: Options, beam_options: PipelineOptions) -> int:
+def _shards(predictions: Predictions, options: Options, beam_options: PipelineOptions) -> int:
     from pipelines.options import is_local
 
-    return options.shards or (1 if is_local(beam_options) else _REMOTE_SHARDS)
+    wanted = options.shards or (1 if is_local(beam_options) else _REMOTE_SHARDS)
+    return min(wanted, len(predictions.paths))  # who has no file does not write, and needs no share of the rate
 
 
 def guard(sealed: Generation, current: Generation | None, options: Options) -> Judgement:
@@ -170,28 +173,41 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     if options.dry_run:
         from pipelines import publish_dry_run
 
-        return publish_dry_run.run(predictions, options, beam_options)
+        return publish_dry_run.run(predictions, options)
     warehouse = publish_places.open_warehouse(options.places)
+    _refuse_too_many_parts(warehouse, predictions)
     with publish_places.open_store(options.places, create=True) as store:
         return _publish(store, warehouse, predictions, options, beam_options)
+
+
+def _refuse_too_many_parts(warehouse: Warehouse | None, predictions: Predictions) -> None:
+    if warehouse and warehouse.MOST_PARTS and predictions.batches > warehouse.MOST_PARTS:
+        raise UsageError(
+            f"--predictions {predictions.directory!r} would make {predictions.batches} parts for {warehouse.name}: accepted "
+            f"are {warehouse.MOST_PARTS}, so fewer and larger files"
+        )
 
 
 def _publish(
     store: Store, warehouse: Warehouse | None, predictions: Predictions, options: Options, beam_options: PipelineOptions
 ) -> dict[str, Any]:
+    from pipelines import publish_places
     from pipelines.publish_places import say
+    from serving.store import utc_now
 
     name = predictions.generation
     current = store.current()
     previous = current.name if current else None
-    if name != previous and not options.stage_only:
+    already = current is not None and name == previous and not current.has_expired(utc_now())
+    if not already and not options.stage_only:
         guard_early(predictions, current, options)
     sealed = ensure_sealed(store, warehouse, predictions, options, beam_options)
+    publish_places.require_same_warehouse(sealed, options.places)
     result = {
         "generation": name, "previous": previous, "rows": sealed.content.rows,
-        "dead_letters": dict(sealed.dead_letters), "already_current": name == previous, "switched": False,
+        "dead_letters": dict(sealed.dead_letters), "already_current": already, "switched": False,
     }  # fmt: skip
-    if name == previous:
+    if already:
         say(f"{name}: is the current generation already")
     else:
         judgement = guard(sealed, current, options)
@@ -201,6 +217,8 @@ def _publish(
             say(f"{name}: staged only; the same command without --stage_only switches to it")
             return result
         judgement.require()
+        if warehouse:
+            warehouse.can_publish(sealed)
         switch(store, name, previous, judgement.notes)
         result["switched"] = True
         say(f"{name}: is current now; previous generation: {previous or 'none'}")
@@ -224,10 +242,16 @@ def expire(store: Store, warehouse: Warehouse | None, keep: int) -> list[str]:
     """Deletes generations beyond those to keep, what is staged of them in the warehouse first."""
     from pipelines.publish_places import say
 
-    expired = store.expire(keep)
+    def discard(generation: Generation) -> None:
+        if generation.warehouse is None:
+            return
+        if warehouse is None or generation.warehouse != warehouse.name:
+            say(f"{generation.name}: what is staged of it in {generation.warehouse} is left there")
+            return
+        warehouse.discard(generation)
+
+    expired = store.expire(keep, discard)
     for name in expired:
-        if warehouse:
-            warehouse.discard(name)
         say(f"{name}: expired")
     return expired
 

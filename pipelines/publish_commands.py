@@ -64,12 +64,21 @@ def rollback(options: CommandOptions) -> dict[str, Any]:
     with publish_places.open_existing(options.places) as store:
         current = store.current()
         previous = current.name if current else None
-        if store.find(options.to) is None:
+        found = store.find(options.to)
+        if found is None:
             known = ", ".join(each.name for each in store.generations()) or "none, the store is empty"
             raise rejected("--to", options.to, f"a generation of the store: {known}")
+        publish_places.require_same_warehouse(found, options.places)
+        if found.published_at is None:
+            raise rejected(
+                "--to", options.to, "one that was current before: to switch to this one publish its predictions, "
+                "with --override GUARD=REASON where a guard trips",
+            )  # fmt: skip
         if options.to == previous:
             say(f"{options.to}: is the current generation already")
         else:
+            if warehouse:
+                warehouse.can_publish(found)
             publish.switch(store, options.to, previous, {"rollback": options.reason})
             say(f"{options.to}: is current again; before: {previous or 'none'}")
         publish.complete(store, warehouse, options.to)

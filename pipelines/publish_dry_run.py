@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import publish, publish_guards, publish_places, publish_plan, publish_stage
+from pipelines.options import pipeline_options
 from pipelines.publish_input import Predictions
 from pipelines.publish_options import Options
 from pipelines.publish_plan import Destination, Sizes
@@ -16,23 +17,23 @@ from serving import store as stores
 from serving.store import Generation, State
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from pipelines.publish_stage import Staged
 
 
-def run(predictions: Predictions, options: Options, beam_options: PipelineOptions) -> dict[str, Any]:
-    """Prints the plan and returns it; see ``publish_plan.plan``.
+def run(predictions: Predictions, options: Options) -> dict[str, Any]:
+    """Checks the rows on this machine, whatever the runner, prints the plan and returns it; see ``publish_plan.plan``.
 
     Raises:
       UsageError: as a publish would, for what it would find before it writes.
     """
+    publish_places.open_warehouse(options.places)  # which looks whether it could be published into
     current, found = _generations(predictions.generation, options)
-    with tempfile.TemporaryDirectory() as scratch:  # the counts alone; no row
-        counted = publish_stage.run(predictions, Target(predictions.generation), 1, beam_options, scratch)
-    new = replace(
-        publish.generation_of(predictions), content=counted.content, dead_letters=counted.dead_letters
-    )  # fmt: skip
+    here = pipeline_options([])  # the counts come back through a file, which workers elsewhere could not reach
+    with tempfile.TemporaryDirectory() as scratch:
+        counted = publish_stage.run(predictions, Target(predictions.generation), 1, here, scratch)
+    new = replace(publish.generation_of(predictions), content=counted.content, dead_letters=counted.dead_letters)
+    if found and found.state is State.SEALED:
+        new = found  # with the rows that the store refused, and those that were mended
     places = options.places
     planned = publish_plan.plan(
         new,

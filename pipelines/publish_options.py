@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.options import directory, positive
+from pipelines.options import days, directory, positive
 from serving.rate_budget import Ramp
 from serving.store import ACCEPTED_URIS, KEEP_GENERATIONS, TTL
 from transforms.cli import ArgumentParser
@@ -36,6 +36,7 @@ afterwards (each has a --help of its own):
   python -m pipelines.publish rollback --serving URI --to GENERATION    back to an earlier one
   python -m pipelines.publish purge    --serving URI --keep 2           delete the others now
   python -m pipelines.publish replay   --serving URI --dead_letters DIR publish rows that were mended
+(all but status also want the --warehouse or --bigquery_table of the publish: both places change together)
 
 Arguments not listed here go to Apache Beam, such as --runner DirectRunner (default: FnApiRunner). Exit codes: 0 done,
 1 a job failed or another publish was first, 2 a bad argument or unusable predictions, 3 a guard tripped: what was
@@ -131,7 +132,12 @@ def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
         "--dry_run", action="store_true",
         help="check every row and print the plan: rows, time, cost, difference from the current generation, guards",
     )  # fmt: skip
-    known, beam_arguments = parser.parse_known_args(argv)
+    try:
+        known, beam_arguments = parser.parse_known_args(argv)
+    except UsageError as error:
+        misplaced = next((given for given in parser.given if given in COMMANDS), None)
+        hint = f"; {misplaced} comes first: python -m pipelines.publish {misplaced} ..." if misplaced else ""
+        raise UsageError(f"{error}{hint}") from None
     return Options(
         known.predictions,
         _places(known),
@@ -151,7 +157,10 @@ def parse_command(argv: list[str]) -> CommandOptions:
     """Raises: UsageError for an argument that is missing or not usable."""
     command, rest = argv[0], argv[1:]
     parser = ArgumentParser(f"python -m pipelines.publish {command}", description=_DESCRIPTIONS[command])
-    _add_places(parser)
+    if command == "status":
+        parser.add_argument("--serving", required=True, metavar="URI", help=_SERVING)
+    else:
+        _add_places(parser)
     if command == "rollback":
         parser.add_argument(
             "--to", required=True, metavar="GENERATION", help="the one to serve again, as status names it"
@@ -170,9 +179,9 @@ def parse_command(argv: list[str]) -> CommandOptions:
     if command == "status":
         parser.add_argument("--json", action="store_true", help="as JSON, one generation a line")
     known = vars(parser.parse_args(rest))
-    places = _places(argparse.Namespace(**known))
     own = {name: value for name, value in known.items() if name in CommandOptions.__dataclass_fields__}
-    return CommandOptions(command, places, **{name: value for name, value in own.items() if name != "places"})
+    places = Places(known["serving"]) if command == "status" else _places(argparse.Namespace(**known))
+    return CommandOptions(command, places, **own)
 
 
 _DESCRIPTIONS = {
@@ -188,14 +197,15 @@ roll back to the later generation.
 
 example:
   python -m pipelines.publish rollback --serving datastore://my-project --to 2011-12-09-0a1b2c3d4e5f \\
-      --reason "values of Sunday doubled"
+      --bigquery_table my-project.shop.predictions --staging gs://shop/staging --reason "values of Sunday doubled"
 """,
     "purge": """\
 Deletes generations now: all but the current one and the newest others that are to be kept, with what was left of
 publishes that were killed. A publish does the same at its end.
 
 example:
-  python -m pipelines.publish purge --serving datastore://my-project --keep 2""",
+  python -m pipelines.publish purge --serving datastore://my-project --keep 2 \\
+      --bigquery_table my-project.shop.predictions --staging gs://shop/staging""",
     "replay": """\
 Publishes dead letters that were mended into the generation they belong to. Edit the payloads in DIR/GENERATION/*.jsonl
 in place (delete the line of a row that is not to be served), then run this. What is usable now is added to the store
@@ -203,6 +213,7 @@ and to the warehouse, and its line goes; what is not stays, with the reason of t
 
 example:
   python -m pipelines.publish replay --serving datastore://my-project \\
+      --bigquery_table my-project.shop.predictions --staging gs://shop/staging \\
       --dead_letters gs://shop/dead_letters/2011-12-10-0a1b2c3d4e5f""",
 }
 
@@ -221,7 +232,7 @@ def _add_places(parser: ArgumentParser, made: str = "") -> None:
         "--staging", metavar="gs://DIR", help="where Parquet files wait for BigQuery, with --bigquery_table"
     )
     parser.add_argument(
-        "--ttl_days", type=positive, metavar="N", default=TTL.days,
+        "--ttl_days", type=days, metavar="N", default=TTL.days,
         help="days from its staging on that a generation is served in Datastore and staged in BigQuery",
     )  # fmt: skip
 

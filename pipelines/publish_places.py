@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 from serving import store as stores
 from serving.store import Store, Writing
-from transforms.errors import rejected
+from transforms import storage
+from transforms.errors import UsageError, one_line, rejected
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipelines.publish_options import Places
     from pipelines.warehouse import Warehouse
+    from serving.store import Generation
 
 
 def open_store(places: Places, create: bool = False) -> Store:
@@ -51,6 +55,40 @@ def open_warehouse(places: Places) -> Warehouse | None:
         return None
     warehouse.check()
     return warehouse
+
+
+def warehouse_name(places: Places) -> str | None:
+    """How a generation's record names the warehouse it was staged for."""
+    from pipelines.bigquery import SCHEME
+
+    if places.bigquery_table:
+        return f"{SCHEME}{places.bigquery_table.removeprefix(SCHEME)}"
+    return os.path.abspath(places.warehouse) if places.warehouse else None
+
+
+def require_same_warehouse(generation: Generation, places: Places) -> None:
+    """Raises: UsageError where the store and another warehouse than the generation's would come apart."""
+    here = warehouse_name(places)
+    if generation.warehouse != here:
+        staged = f"for {generation.warehouse}" if generation.warehouse else "without a warehouse"
+        raise UsageError(
+            f"generation {generation.name} was staged {staged}, this command names {here or 'none'}: accepted is the same "
+            "--warehouse or --bigquery_table as at its publish (another one begins with the next predictions)"
+        )
+
+
+def require_writable(directory: str) -> None:
+    """Raises: UsageError where nothing can be written to ``--dead_letters``; found out before all rows are staged."""
+    probe = storage.join(directory, f"_probe-{uuid.uuid4().hex}")
+    try:
+        storage.write_bytes(probe, b"")
+        filesystem, path = storage.resolve(probe)
+        filesystem.delete_file(path)
+    except OSError as error:
+        raise UsageError(
+            f"--dead_letters {directory!r} cannot be written to ({one_line(str(error))}): accepted is a directory, local "
+            "or gs://"
+        ) from error
 
 
 def refuse_remote_workers(places: Places, beam_options: PipelineOptions) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,17 +33,18 @@ from serving.checks import Constants
 from serving.store import Content, Store, Writing, Written, open_store
 from transforms import engines, storage
 from transforms.dead_letters import DeadLetter
-from transforms.errors import JobFailed
+from transforms.errors import JobFailed, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from apache_beam.options.pipeline_options import PipelineOptions
 
 KIND = "dead_letters"
+MENDED = "mended-"  # begins the names of files of rows that pipelines.publish_replay adds
 SAMPLE_ROWS = 100  # of a batch, read back from the store
 HASHES_PER_BUCKET = 4_000_000  # 32 MB, sorted in memory
-# So many customers that occur twice are no slip any more; and a job holds their hashes on every worker.
-MOST_REPEATED = 1_000_000
+# So many customers that occur twice are no slip any more; and one worker compares their rows, one by one.
+MOST_REPEATED = 50_000
 _REPEATED_TAG = "repeated"
 
 
@@ -89,7 +91,7 @@ class Staged:
                 figures.setdefault(name, []).append(value)
         content = Content(
             sum(batch.content.rows for batch in batches),
-            math.fsum(batch.content.total_value for batch in batches),
+            exact_sum(batch.content.total_value for batch in batches),
             sum(batch.content.zeros for batch in batches),
         )
         parts = sorted((part for batch in batches for part in batch.parts), key=lambda part: str(part["name"]))
@@ -101,7 +103,15 @@ def content_of(rows: pa.RecordBatch) -> Content:
     import pyarrow.compute as pc
 
     values = rows.column("predicted_value")
-    return Content(rows.num_rows, math.fsum(values.to_numpy()), pc.sum(pc.equal(values, 0.0)).as_py() or 0)
+    return Content(rows.num_rows, exact_sum(values.to_numpy()), pc.sum(pc.equal(values, 0.0)).as_py() or 0)
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """Rounded once, whatever the order; infinite beyond the largest float, which no guard accepts."""
+    try:
+        return math.fsum(values)
+    except OverflowError:
+        return math.inf
 
 
 def id_hashes(predictions: Predictions, source: tuple[int, str]) -> Iterator[tuple[int, bytes]]:
@@ -109,7 +119,7 @@ def id_hashes(predictions: Predictions, source: tuple[int, str]) -> Iterator[tup
     import numpy as np
 
     buckets = -(-predictions.rows // HASHES_PER_BUCKET)
-    for _, batch in publish_input.read_batches(predictions.directory, source, ["customer_id"]):
+    for _, batch in publish_input.read_batches(predictions.directory, source, columns=["customer_id"]):
         hashes = hashes_of(batch)
         for bucket in range(buckets):
             yield bucket, (hashes if buckets == 1 else hashes[hashes % np.uint64(buckets) == bucket]).tobytes()
@@ -124,19 +134,18 @@ def hashes_of(batch: pa.RecordBatch) -> Any:
         return connection.from_arrow(ids).project("hash(id) AS h").fetchnumpy()["h"]
 
 
-def seen_twice(bucket: tuple[int, Iterable[bytes]]) -> Iterator[int]:
-    """The hashes that occur more than once."""
+def seen_twice(bucket: tuple[int, Iterable[bytes]]) -> Any:
+    """The hashes that occur more than once, [n] uint64."""
     import numpy as np
 
     hashes = np.sort(np.frombuffer(b"".join(bucket[1]), np.uint64))
-    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    yield from repeated.tolist()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
 
 
-def _as_array(hashes: Iterable[int]) -> Any:
+def _together(buckets: Iterable[Any]) -> Any:
     import numpy as np
 
-    found = np.sort(np.fromiter(hashes, np.uint64))
+    found = np.concatenate([np.empty(0, np.uint64), *buckets])
     if len(found) > MOST_REPEATED:
         raise JobFailed(
             f"{len(found):,} customers occur more than once among the predictions, more than {MOST_REPEATED:,}: "
@@ -201,7 +210,8 @@ class StageBatch(Staging):
         usable, letters = checks.split(readable, checks.rules(self.constants))
         if len(repeated) and usable.num_rows:
             again = pa.array(np.isin(hashes_of(usable), repeated))
-            yield pvalue.TaggedOutput(_REPEATED_TAG, (0, usable.filter(again)))
+            if again.true_count:
+                yield pvalue.TaggedOutput(_REPEATED_TAG, (0, usable.filter(again)))
             usable = usable.filter(pc.invert(again))
         yield self.stage(name, usable, [*unreadable, *letters])
 
@@ -274,15 +284,15 @@ def build_pipeline(pipeline: beam.Pipeline, predictions: Predictions, target: Ta
         | "SpreadFiles" >> beam.Reshuffle()
         | "HashIds" >> beam.FlatMap(partial(id_hashes, predictions))
         | "Hashes" >> beam.GroupByKey()
-        | "SeenTwice" >> beam.FlatMap(seen_twice)
+        | "SeenTwice" >> beam.Map(seen_twice)
         | "Repeated" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-        | "AsArray" >> beam.Map(_as_array)
+        | "AllRepeated" >> beam.Map(_together)
     )
     staged = (
         pipeline
         | "Shards" >> beam.Create([(index % shards, source) for index, source in enumerate(sources)])
         | "Shard" >> beam.GroupByKey()
-        | "Read" >> beam.FlatMap(partial(_read_shard, predictions.directory))
+        | "Read" >> beam.FlatMap(partial(_read_shard, predictions))
         | "Stage"
         >> beam.ParDo(StageBatch(target, predictions.constants), pvalue.AsSingleton(repeated)).with_outputs(
             _REPEATED_TAG, main="staged"
@@ -299,9 +309,11 @@ def build_pipeline(pipeline: beam.Pipeline, predictions: Predictions, target: Ta
     )
 
 
-def _read_shard(directory: str, shard: tuple[int, Iterable[tuple[int, str]]]) -> Iterator[tuple[str, pa.RecordBatch]]:
+def _read_shard(
+    predictions: Predictions, shard: tuple[int, Iterable[tuple[int, str]]]
+) -> Iterator[tuple[str, pa.RecordBatch]]:
     for source in sorted(shard[1]):
-        yield from publish_input.read_batches(directory, source)
+        yield from publish_input.read_batches(predictions.directory, source, predictions.digests[source[0]])
 
 
 def _write_manifest(batches: list[Staged], output: str, generation: str) -> None:
@@ -320,6 +332,16 @@ def read_manifest(directory: str) -> Staged:
     return Staged(content, found["dead_letters"], tuple(found["parts"]), found["figures"])
 
 
+def _refuse_mended(output: str) -> None:
+    """Raises: UsageError where deleting the directory would lose rows that somebody mended."""
+    mended = [path for path in storage.list_files(output, ".parquet") if os.path.basename(path).startswith(MENDED)]
+    if mended:
+        raise UsageError(
+            f"{output} holds rows that were mended and published into a generation which is not there any more: move the "
+            "directory away, publish, put it back in the new one's place and replay"
+        )
+
+
 def run(predictions: Predictions, target: Target, shards: int, beam_options: PipelineOptions, output: str) -> Staged:
     """Runs the graph to its end.
 
@@ -327,6 +349,7 @@ def run(predictions: Predictions, target: Target, shards: int, beam_options: Pip
       UsageError: a worker met unusable input.
       JobFailed: rows were lost or came twice on the way.
     """
+    _refuse_mended(output)
     storage.delete_directory(output)  # of an attempt that was interrupted
     pipeline = beam.Pipeline(options=beam_options)
     build_pipeline(pipeline, predictions, target, shards, output)

@@ -2,7 +2,8 @@
 
 A generation is staged first, where no reader sees it, and becomes its day's partition once the store has switched::
 
-    parts -> stage -> (the store switches) -> publish        append: mended rows, before or after
+    parts -> stage -> can_publish -> (the store switches) -> publish
+                                                             append: mended rows, before or after
                                                              discard: what is staged of an expired generation
 """
 
@@ -14,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from transforms import schema
 from transforms.errors import UsageError, rejected
@@ -41,8 +42,17 @@ Published = Callable[[], Sequence["Generation"]]
 class Warehouse(Protocol):
     """Where analysts read predictions. A reader sees a partition's old content or the new, never both.
 
-    Every method may be repeated, also after a kill at any moment. Errors that a person mends are UsageErrors.
+    Every method may be repeated, also after a kill at any moment. Errors that a person mends are UsageErrors; a
+    service that fails for the time being is a JobFailed.
     """
+
+    @property
+    def MOST_PARTS(self) -> int | None:
+        """How many files ``stage`` takes at most, None for any number."""
+
+    @property
+    def name(self) -> str:
+        """How a generation's record names it (``Generation.warehouse``), the same wherever the command is run."""
 
     def check(self) -> None:
         """Whether everything needed is there and fits; nothing is changed.
@@ -58,7 +68,7 @@ class Warehouse(Protocol):
         """Stages these files of the attempt's ``parts`` directory, out of the readers' sight.
 
         Args:
-          parts: the files' names, all of them and no other.
+          parts: the files' names, all of them and no other; none where every row is a dead letter.
           rows: what they hold together.
 
         Raises:
@@ -67,6 +77,14 @@ class Warehouse(Protocol):
 
     def append(self, generation: Generation, part: str, rows: int) -> None:
         """Adds one more file of the ``parts`` directory to what is staged; a file that was added is not added twice."""
+
+    def can_publish(self, generation: Generation) -> None:
+        """Whether ``publish`` will find what it needs of the generation, asked before the store switches.
+
+        Raises:
+          UsageError: what is staged of it is gone, or expired, or not whole, and the partition holds something else;
+            or it has no row at all.
+        """
 
     def publish(self, generation: Generation, generations: Published) -> bool:
         """Has the partition of the generation's day hold what is published, which the store must say it is.
@@ -81,11 +99,11 @@ class Warehouse(Protocol):
           Whether the partition holds this generation; False where another one of its day became current later.
 
         Raises:
-          UsageError: what is staged of it is gone, and the partition holds something else.
+          UsageError: as ``can_publish``.
         """
 
-    def discard(self, generation: str) -> None:
-        """Deletes what is staged of a generation, and its parts; no partition changes."""
+    def discard(self, generation: Generation) -> None:
+        """Deletes what all attempts have staged of a generation, and their parts; no partition changes."""
 
 
 def with_generation(rows: pa.RecordBatch, generation: str) -> pa.Table:
@@ -100,6 +118,15 @@ def became_current(generations: Iterable[Generation], as_of: date | None = None)
     """Those that have been current, the last first; of one day where ``as_of`` is given."""
     published = [g for g in generations if g.published_at and as_of in (None, g.as_of)]
     return sorted(published, key=lambda g: (g.published_at, g.name), reverse=True)
+
+
+def require_content(about: str, generation: Generation) -> None:
+    """Raises: UsageError for a generation without rows: it would empty its day's partition."""
+    if not generation.content.rows:
+        raise UsageError(
+            f"{about}: generation {generation.name} has no row, and its partition as of {generation.as_of} would be "
+            "empty: accepted is a generation with rows"
+        )
 
 
 def gone(about: str, generation: Generation, ttl: timedelta | None = None) -> UsageError:
@@ -118,6 +145,8 @@ class LocalWarehouse:
     Staged parts wait in ``DIR/predictions/_staged/GENERATION/``, which dataset readers pass over for its underscore.
     """
 
+    MOST_PARTS: ClassVar[None] = None
+
     def __init__(self, directory: str) -> None:
         """``directory`` is made when missing.
 
@@ -128,6 +157,10 @@ class LocalWarehouse:
             raise rejected("--warehouse", directory, "a local directory")
         self._about = f"--warehouse {directory!r}"
         self._root = os.path.join(os.path.abspath(directory), "predictions")
+
+    @property
+    def name(self) -> str:
+        return os.path.dirname(self._root)
 
     def path(self, as_of: date) -> str:
         return os.path.join(self._root, f"as_of={as_of.isoformat()}", "predictions.parquet")
@@ -157,28 +190,40 @@ class LocalWarehouse:
             if part not in found:
                 _write_parts(directory, [*found, part])
 
-    def publish(self, generation: Generation, generations: Published) -> bool:
-        parts = self._sources(generation)
-        if parts is None and self._holds(generation, None):
-            return True
-        if parts is None:
-            raise gone(self._about, generation)
-        if self._holds(generation, sum(map(_rows, parts))):
-            return True
-        return self._replace(generation, parts, generations)
+    def can_publish(self, generation: Generation) -> None:
+        self._ready(generation)
 
-    def discard(self, generation: str) -> None:
+    def publish(self, generation: Generation, generations: Published) -> bool:
+        while parts := self._ready(generation):  # again where rows were added while they were written
+            if not self._replace(generation, parts, generations):
+                return False
+        return True
+
+    def discard(self, generation: Generation) -> None:
         from transforms import storage
 
-        storage.delete_directory(self._staged(generation))
+        storage.delete_directory(self._staged(generation.name))
 
     def _staged(self, generation: str) -> str:
         return os.path.join(self._root, "_staged", generation)
 
-    def _sources(self, generation: Generation) -> list[str] | None:
+    def _ready(self, generation: Generation) -> list[str]:
+        """The files that the partition is to be made of, none where it holds the generation already.
+
+        Raises:
+          UsageError: as ``can_publish``.
+        """
+        require_content(self._about, generation)
         directory = self.parts(generation.name, generation.attempt)
         names = _read_parts(directory)
-        return None if names is None else [os.path.join(directory, name) for name in names]
+        if names is None:
+            if not self._holds(generation, None):
+                raise gone(self._about, generation)
+            return []
+        rows = _count_rows(directory, names)
+        if rows < generation.content.rows:  # there may be more: mended rows that the record does not count yet
+            raise UsageError(f"{directory} holds {rows} rows, expected are {generation.content.rows}")
+        return [] if self._holds(generation, rows) else [os.path.join(directory, name) for name in names]
 
     def _holds(self, generation: Generation, rows: int | None) -> bool:
         """Whether the partition is the generation's, with so many rows where that is known."""
@@ -232,20 +277,20 @@ def _write_parts(directory: str, names: Sequence[str]) -> None:
     storage.write_bytes(os.path.join(directory, _PARTS), json.dumps(list(names), indent=1).encode())
 
 
-def _rows(path: str) -> int:
+def _require_rows(directory: str, parts: Sequence[str], rows: int) -> None:
+    found = _count_rows(directory, parts)
+    if found != rows:
+        raise UsageError(f"{directory} holds {found} rows, expected are {rows}")
+
+
+def _count_rows(directory: str, parts: Sequence[str]) -> int:
     import pyarrow.parquet as pq
 
-    return int(pq.read_metadata(path).num_rows)
-
-
-def _require_rows(directory: str, parts: Sequence[str], rows: int) -> None:
     paths = [os.path.join(directory, part) for part in parts]
     for path in paths:
         if not os.path.exists(path):
             raise UsageError(f"{path} is missing: accepted are all parts that were written")
-    found = sum(map(_rows, paths))
-    if found != rows:
-        raise UsageError(f"{directory} holds {found} rows, expected are {rows}")
+    return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
 def _write_sorted(parts: list[str], path: str, generation: str) -> None:

@@ -11,16 +11,21 @@ rows, are never used again, and whoever still believes in them can neither write
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.datastore_client import Connection, Transaction, message
 from serving.entity_bytes import Namespace
-from serving.store import Content, Generation, State
+from serving.store import DATASTORE, Content, Generation, State
+from transforms.errors import UsageError
 
+T = TypeVar("T")
 ROOT = ("CustomerValueServing", "predictions")
 RECORD_KIND = "CustomerValueGeneration"
+# Of pointer and records. To be raised when an older version would misread them; a new property alone does not matter.
+LAYOUT = 1
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,13 @@ class Pointer:
     Attributes:
       attempt: the attempt whose rows are served.
       token: of the switch that set it.
+      expires_at: when those rows cease to be served.
     """
 
     generation: str
     attempt: int
     token: str
+    expires_at: datetime
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,11 @@ class Record:
     """One generation.
 
     Attributes:
-      rows_expire_at: when its rows cease to be served.
       token: of whoever began or switched to it last, to be recognised when the answer was lost.
       gone_at: when its deletion ended; None while it exists.
     """
 
     generation: Generation
-    rows_expire_at: datetime
     token: str
     gone_at: datetime | None = None
 
@@ -112,7 +117,6 @@ def put_record(transaction: Transaction, record: Record) -> None:
             "state": generation.state.value,
             "dead_letters": json.dumps(dict(generation.dead_letters), sort_keys=True),
             "notes": json.dumps(dict(generation.notes), sort_keys=True),
-            "rows_expire_at": record.rows_expire_at,
             "token": record.token,
             "gone_at": record.gone_at,
         }
@@ -132,7 +136,7 @@ def read_value(value: Any) -> Any:
 def _entity(key: Any, properties: dict[str, Any]) -> Any:
     """An entity of whose properties none is indexed; those that are None it does not have."""
     entity = message("Entity")(key=key)
-    for name, value in properties.items():
+    for name, value in (properties | {"layout": LAYOUT}).items():
         if value is not None:
             _set(entity.properties[name], value)
     return entity
@@ -162,17 +166,51 @@ def _split(entities: Any) -> tuple[Pointer | None, dict[str, Record]]:
 
 
 def _pointer(entity: Any) -> Pointer:
-    return Pointer(**{name: read_value(value) for name, value in entity.properties.items()})
+    return _read(entity, _POINTER_PROPERTIES, lambda values: Pointer(**values))
 
 
 def _record(entity: Any) -> Record:
-    values = {name: read_value(value) for name, value in entity.properties.items()}
-    content = Content(**{name: values.pop(name) for name in ("rows", "total_value", "zeros")})
-    own = {name: values.pop(name, None) for name in ("rows_expire_at", "token", "gone_at")}
+    return _read(entity, _RECORD_PROPERTIES, lambda values: _record_of(entity.key.path[-1].name, values))
+
+
+def _record_of(name: str, values: dict[str, Any]) -> Record:
+    content = Content(**{figure: values.pop(figure) for figure in _CONTENT_PROPERTIES})
+    own = {attribute: values.pop(attribute, None) for attribute in ("token", "gone_at")}
     values |= {
         "as_of": values["as_of"].date(),
         "state": State(values["state"]),
         "dead_letters": json.loads(values["dead_letters"]),
         "notes": json.loads(values["notes"]),
     }
-    return Record(Generation(entity.key.path[-1].name, content=content, **values), **own)
+    return Record(Generation(name, content=content, **values), **own)
+
+
+def _read(entity: Any, known: frozenset[str], make: Callable[[dict[str, Any]], T]) -> T:
+    """What is made of an entity's known properties; a later version may have added others.
+
+    Raises:
+      UsageError: an entity of a later layout, or not one of ours.
+    """
+    partition, path = entity.key.partition_id, entity.key.path[-1]
+    uri = f"{DATASTORE}://{partition.project_id}" + (f"/{partition.database_id}" if partition.database_id else "")
+    what = f"{uri}: the entity {path.kind} {path.name!r}"
+    layout = entity.properties["layout"].integer_value if "layout" in entity.properties else 0
+    if layout > LAYOUT:
+        raise UsageError(
+            f"{what} was written by a newer version of this program: its layout is {layout}, accepted is up to {LAYOUT}"
+        )
+    present = known & set(entity.properties)
+    try:
+        if missing := known - present - _NOT_ALWAYS:
+            raise KeyError(*missing)
+        return make({name: read_value(entity.properties[name]) for name in present})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{what} was not written by this program: accepted is a database without it") from error
+
+
+_CONTENT_PROPERTIES = tuple(field.name for field in fields(Content))
+_NOT_ALWAYS = frozenset({"sealed_at", "published_at", "warehouse", "gone_at"})  # None otherwise
+_POINTER_PROPERTIES = frozenset(field.name for field in fields(Pointer))
+_RECORD_PROPERTIES = frozenset(
+    {field.name for field in (*fields(Generation), *fields(Record))} - {"name", "content", "generation"}
+) | {*_CONTENT_PROPERTIES}

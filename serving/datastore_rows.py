@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 ROWS_PER_COUNT = 2_000_000
 # Every 128th entity or so has a __scatter__; with so many a part, parts differ little in size.
 SCATTERED_PER_PART = 32
+PARTS_DELETED = 8  # at once: while the commits of one are under way, others look for their next keys
 _RESERVED = re.compile(r"__.*__", re.DOTALL)
 
 
@@ -51,12 +54,28 @@ def count_rows(connection: Connection, at: Namespace, expected: int) -> int:
 
 
 def delete_rows(connection: Connection, at: Namespace, writer: Writer) -> None:
-    """Deletes all rows. What a killed deletion left is deleted by the next one. Raises as ``Connection.call``."""
+    """Deletes all rows, several ranges of keys at once. What a killed deletion left is deleted by the next one.
+
+    Raises as ``Connection.call`` and ``Writer.write``.
+    """
     import pyarrow as pa
 
-    for page in connection.query(_keys_between(None, None), at.name):
-        ids = [entity.key.path[0].name for entity in page]
-        writer.write(deletes(pa.array(ids, pa.string()), at))
+    stop = threading.Event()
+
+    def delete(start: Any, end: Any) -> None:
+        for page in connection.query(_keys_between(start, end), at.name):
+            ids = [entity.key.path[0].name for entity in page]
+            writer.write(deletes(pa.array(ids, pa.string()), at))
+            if stop.is_set():
+                return
+
+    parts = ranges(connection, at, PARTS_DELETED)
+    with ThreadPoolExecutor(len(parts), "datastore-deleter") as pool:
+        try:
+            for done in as_completed([pool.submit(delete, *part) for part in parts]):
+                done.result()
+        finally:
+            stop.set()  # after an error, or when interrupted, no further page is begun
 
 
 def ranges(connection: Connection, at: Namespace, parts: int) -> list[tuple[Any, Any]]:

@@ -9,7 +9,8 @@ first, and whoever was overtaken cannot write into another's rows. What becomes 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from serving.store import (
     Clock,
     Content,
     Generation,
+    IsCurrent,
     PointerMoved,
     Row,
     RowCountMismatch,
@@ -43,11 +45,19 @@ if TYPE_CHECKING:
     from serving.entity_bytes import Namespace
 
 STAGE, REFUSED = "store", "refused_by_store"
+# In the concurrency mode "optimistic with entity groups" a count may not see the latest writes yet: seconds, a minute
+# in all, after which one that is too low is asked for again.
+COUNT_PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 class DatastoreStore(Store):
     def __init__(
-        self, project: str, database: str = "", writing: Writing | None = None, clock: Clock = utc_now
+        self,
+        project: str,
+        database: str = "",
+        writing: Writing | None = None,
+        clock: Clock = utc_now,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """Opens the store; see ``serving.store.open_store``. Nothing is sent yet.
 
@@ -57,11 +67,12 @@ class DatastoreStore(Store):
         self._connection = connect(project, database)
         self._writing = writing or Writing()
         self._clock = clock
+        self._sleep = sleep
         self._writer: tuple[str, int, Writer] | None = None
 
     def current(self) -> Generation | None:
         pointer, found = records.read_all(self._connection)
-        return found[pointer.generation].generation if pointer else None
+        return _served(pointer, found[pointer.generation]) if pointer else None
 
     def generations(self) -> list[Generation]:
         _, found = records.read_all(self._connection)
@@ -79,14 +90,16 @@ class DatastoreStore(Store):
             if found and found.token == token:  # the answer to this very change was lost
                 return found.generation.attempt
             before = _living(found)
-            if before and before.state is State.SEALED:
+            if before and before.state is State.SEALED and not before.has_expired(now):
                 return None
-            begun = Generation(
-                generation.name, generation.as_of, generation.horizon_days, generation.model_version,
-                attempt=found.generation.attempt + 1 if found else 1,
-                created_at=before.created_at if before else now, begun_at=now,
+            # Of what has expired, current or not, it stays known that it was published and what it held.
+            kept = before if before and before.state is not State.DELETING else generation
+            begun = replace(
+                kept, state=State.STAGED, attempt=found.generation.attempt + 1 if found else 1,
+                created_at=before.created_at if before else now, begun_at=now, sealed_at=None,
+                expires_at=now + self._writing.ttl, warehouse=generation.warehouse,
             )  # fmt: skip
-            records.put_record(transaction, Record(begun, now + self._writing.ttl, token))
+            records.put_record(transaction, Record(begun, token))
             return begun.attempt
 
         return self._connection.transact(work)
@@ -148,9 +161,15 @@ class DatastoreStore(Store):
             if token in (pointer and pointer.token, found and found.token):  # the answer to this very change was lost
                 return
             if (pointer.generation if pointer else None) != expected_current:
-                raise PointerMoved(name, expected_current, _living(current))
+                raise PointerMoved(name, expected_current, _served(pointer, current) if pointer and current else None)
             sealed = _sealed(name, found, "become current")
-            records.put_pointer(transaction, Pointer(name, sealed.generation.attempt, token))
+            expires_at = _expires_at(sealed)
+            if expires_at <= now:
+                raise UsageError(
+                    f"generation {name!r} expired on {expires_at.date()} and would serve nobody: publish its "
+                    "predictions anew"
+                )
+            records.put_pointer(transaction, Pointer(name, sealed.generation.attempt, token, expires_at))
             at = switched_at(now, sealed.generation, current.generation if current else None)
             records.put_record(transaction, sealed.changed(token, notes=dict(notes or {}), published_at=at))
 
@@ -174,35 +193,42 @@ class DatastoreStore(Store):
                 return found
         return {}
 
-    def delete(self, name: str) -> None:
-        def mark(transaction: Transaction) -> int:
-            """The number of attempts whose rows are to go."""
+    def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
+        def mark(transaction: Transaction) -> Generation | None:
             pointer, _, found = records.read_in(transaction, name)
             if pointer and pointer.generation == name:
-                raise UsageError(f"generation {name!r} is current: switch to another one before deleting it")
+                raise IsCurrent(name)
             if found is None or found.gone_at:
-                return 0
-            records.put_record(transaction, found.changed(state=State.DELETING))
-            return found.generation.attempt
+                return None
+            dying = found.changed(state=State.DELETING)
+            records.put_record(transaction, dying)
+            return dying.generation
 
         def bury(transaction: Transaction) -> None:
             _, _, found = records.read_in(transaction, name)
             # Otherwise somebody else has finished this, or begun the generation again.
-            if found and found.generation.state is State.DELETING and found.generation.attempt == attempts:
+            if found and found.generation.state is State.DELETING and found.generation.attempt == attempt:
                 records.put_record(transaction, replace(found, gone_at=now))
 
-        attempts, now = self._connection.transact(mark), self._clock()
-        if attempts:
-            self._delete_attempts(name, attempts)
+        dying, now = self._connection.transact(mark), self._clock()
+        if dying:
+            attempt = dying.attempt
+            if before:
+                before(dying)
+            self._delete_attempts(name, range(1, attempt + 1))
             self._connection.transact(bury)
 
-    def expire(self, keep: int = KEEP_GENERATIONS) -> list[str]:
+    def expire(
+        self, keep: int = KEEP_GENERATIONS, before_each: Callable[[Generation], None] | None = None
+    ) -> list[str]:
         """As every store's; what attempts that were overtaken left goes too, and tombstones as old as a row may get."""
-        expired = super().expire(keep)
+        expired = super().expire(keep, before_each)
         too_old = self._clock() - self._writing.ttl
-        for name, record in records.read_all(self._connection)[1].items():
+        pointer, found = records.read_all(self._connection)
+        for name, record in found.items():
             if record.gone_at is None:
-                self._delete_attempts(name, record.generation.attempt - 1)
+                served = pointer.attempt if pointer and pointer.generation == name else None
+                self._delete_attempts(name, (n for n in range(1, record.generation.attempt) if n != served))
             elif record.gone_at < too_old:
                 self._forget(name, record.gone_at)
         return expired
@@ -216,7 +242,7 @@ class DatastoreStore(Store):
 
         generation = record.generation
         at = self._namespace(generation.name, generation.attempt)
-        outcome = self._writer_of(generation).write(upserts(batch, at, record.rows_expire_at))
+        outcome = self._writer_of(generation).write(upserts(batch, at, _expires_at(record)))
         refused = tuple(
             DeadLetter(STAGE, REFUSED, each.detail, batch.slice(each.row, 1).to_pylist()[0]) for each in outcome.refused
         )
@@ -236,10 +262,10 @@ class DatastoreStore(Store):
             self._connection, RateBudget(writing.ramp, begun_at or self._clock(), writing.share, now=self._clock)
         )
 
-    def _delete_attempts(self, name: str, attempts: int) -> None:
+    def _delete_attempts(self, name: str, attempts: Iterable[int]) -> None:
         # Without the ramp: those keys were written, and so their range has been split among servers already.
         writer = self._new_writer(None, Writing())
-        for attempt in range(1, attempts + 1):
+        for attempt in attempts:
             rows.delete_rows(self._connection, self._namespace(name, attempt), writer)
 
     def _forget(self, name: str, gone_at: datetime) -> None:
@@ -254,6 +280,11 @@ class DatastoreStore(Store):
         generation = record.generation
         at = self._namespace(generation.name, generation.attempt)
         staged = rows.count_rows(self._connection, at, content.rows)
+        for pause in COUNT_PAUSES:
+            if staged >= content.rows:
+                break
+            self._sleep(pause)
+            staged = rows.count_rows(self._connection, at, content.rows)
         if staged != content.rows:
             raise RowCountMismatch(generation.name, staged, content.rows)
 
@@ -263,6 +294,16 @@ class DatastoreStore(Store):
 
 def _living(record: Record | None) -> Generation | None:
     return record.generation if record and record.gone_at is None else None
+
+
+def _served(pointer: Pointer, record: Record) -> Generation:
+    """The current generation. Its record may be of a later attempt: it is published anew after its rows expired."""
+    return replace(record.generation, state=State.SEALED, attempt=pointer.attempt, expires_at=pointer.expires_at)
+
+
+def _expires_at(record: Record) -> datetime:
+    assert record.generation.expires_at is not None  # ``begin`` gives one to every generation
+    return record.generation.expires_at
 
 
 def _staging(name: str, attempt: int, record: Record | None) -> Record:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from itertools import islice
@@ -21,17 +21,19 @@ from serving.store import (
     Clock,
     Content,
     Generation,
+    IsCurrent,
     PointerMoved,
     Row,
     RowCountMismatch,
     State,
     Store,
+    StoreFailed,
     Superseded,
     Written,
     switched_at,
     utc_now,
 )
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 from transforms.schema import PREDICTIONS, Type, names
 
 if TYPE_CHECKING:
@@ -44,13 +46,16 @@ BUSY_TIMEOUT_SECONDS = 60  # a writer waits for another's transaction: one batch
 WRITE_CACHE_KIB = 65_536  # the default of 2 MB thrashes when customers arrive in random order
 IDS_PER_QUERY = 500  # well below SQLite's oldest limit of 999 variables
 
+# What passes, or is mended outside of the store: another program's lock, a full disk, one that fails.
+_MAY_PASS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")
+
 _TYPES = {Type.STRING: "TEXT", Type.INT: "INTEGER", Type.FLOAT: "REAL", Type.DATE: "TEXT"}
 _COLUMNS = names(PREDICTIONS)
 _DATES = [column.name for column in PREDICTIONS if column.type is Type.DATE]
 
 _SINCE_2 = (
     "total_value REAL NOT NULL DEFAULT 0.0", "zeros INTEGER NOT NULL DEFAULT 0", "notes TEXT NOT NULL DEFAULT '{}'",
-    "begun_at TEXT",
+    "begun_at TEXT", "warehouse TEXT",
 )  # fmt: skip
 # WITHOUT ROWID keeps the row in the key's own tree: one descent a lookup, and a generation is one range.
 _LAYOUT = f"""
@@ -89,13 +94,17 @@ _READ_BACK = f"{_SELECT} predictions AS p WHERE p.generation = ? AND p.customer_
 
 class SqliteStore(Store):
     def __init__(self, path: str, create: bool = False, clock: Clock = utc_now) -> None:
-        """Opens the file; see ``serving.store.open_store``."""
+        """Opens the file; see ``serving.store.open_store``.
+
+        Raises:
+          StoreFailed: another program keeps it locked, or the disk fails; so does every method.
+        """
         self._path = path
         self._clock = clock
         if not create and not os.path.isfile(path):
             raise rejected("--serving", f"sqlite://{path}", "an existing store (python -m pipelines.publish makes one)")
         if create:
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            self._make_folder()
         try:
             self._connection = sqlite3.connect(
                 f"file:{quote(path)}?mode={'rwc' if create else 'ro'}",
@@ -103,7 +112,17 @@ class SqliteStore(Store):
             )  # fmt: skip
             self._prepare(create)
         except sqlite3.DatabaseError as error:
+            if _may_pass(error):
+                raise self._failed(error) from error
             raise UsageError(f"--serving 'sqlite://{path}' does not open as a serving store: {error}") from error
+
+    def _make_folder(self) -> None:
+        folder = os.path.dirname(self._path) or "."
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            accepted = f"a file in a folder that exists or can be made ({folder}: {error.strerror})"
+            raise rejected("--serving", f"sqlite://{self._path}", accepted) from error
 
     def _prepare(self, create: bool) -> None:
         self._connection.row_factory = sqlite3.Row
@@ -143,18 +162,15 @@ class SqliteStore(Store):
             self._connection.execute(statement)
 
     def current(self) -> Generation | None:
-        found = self._connection.execute(
-            "SELECT generations.* FROM pointer JOIN generations ON name = pointer.generation"
-        ).fetchone()
-        return _generation(found) if found else None
+        found = self._found("SELECT generations.* FROM pointer JOIN generations ON name = pointer.generation")
+        return next(map(_generation, found), None)
 
     def generations(self) -> list[Generation]:
-        found = self._connection.execute("SELECT * FROM generations")
-        return sorted(map(_generation, found.fetchall()), key=lambda g: (g.begun_at, g.name), reverse=True)
+        found = self._found("SELECT * FROM generations")
+        return sorted(map(_generation, found), key=lambda g: (g.begun_at, g.name), reverse=True)
 
     def find(self, name: str) -> Generation | None:
-        found = self._connection.execute("SELECT * FROM generations WHERE name = ?", (name,)).fetchone()
-        return _generation(found) if found else None
+        return next(map(_generation, self._found("SELECT * FROM generations WHERE name = ?", name)), None)
 
     def begin(self, generation: Generation) -> int | None:
         with self._transaction():
@@ -165,10 +181,11 @@ class SqliteStore(Store):
             self._connection.execute("DELETE FROM predictions WHERE generation = ?", (generation.name,))
             self._connection.execute(
                 "INSERT OR REPLACE INTO generations (name, state, attempt, as_of, horizon_days, model_version, rows, "
-                "dead_letters, created_at, begun_at) VALUES (?, 'staged', ?, ?, ?, ?, 0, '{}', ?, ?)",
+                "dead_letters, created_at, begun_at, warehouse) VALUES (?, 'staged', ?, ?, ?, ?, 0, '{}', ?, ?, ?)",
                 (
                     generation.name, attempt, generation.as_of.isoformat(), generation.horizon_days,
                     generation.model_version, ((found and found.created_at) or now).isoformat(), now.isoformat(),
+                    generation.warehouse,
                 ),
             )  # fmt: skip
         return attempt
@@ -223,11 +240,13 @@ class SqliteStore(Store):
     def lookup_many(self, customer_ids: Iterable[str]) -> dict[str, Row]:
         return self._rows(_LOOKUP, (), customer_ids)
 
-    def delete(self, name: str) -> None:
-        with self._transaction():
-            current = self.current()
+    def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
+        with self._transaction():  # ``before`` is inside: meanwhile nobody switches
+            current, found = self.current(), self.find(name)
             if current and current.name == name:
-                raise UsageError(f"generation {name!r} is current: switch to another one before deleting it")
+                raise IsCurrent(name)
+            if found and before:
+                before(found)
             self._connection.execute("DELETE FROM predictions WHERE generation = ?", (name,))
             self._connection.execute("DELETE FROM generations WHERE name = ?", (name,))
 
@@ -279,19 +298,44 @@ class SqliteStore(Store):
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        self._connection.execute(f"BEGIN {kind}")
+        with self._told():
+            self._connection.execute(f"BEGIN {kind}")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself rolls back where the disk is full
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What keeps the store from working, in one line."""
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if _may_pass(error):
+                raise self._failed(error) from error
             raise
-        self._connection.execute("COMMIT")
+
+    def _failed(self, error: sqlite3.Error) -> StoreFailed:
+        return StoreFailed(
+            f"--serving 'sqlite://{self._path}' failed: {one_line(str(error))}; the same command goes on"
+        )
+
+    def _found(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
+        with self._told():
+            return self._connection.execute(sql, parameters).fetchall()
 
     def _value(self, sql: str, *parameters: Any) -> Any:
         return self._connection.execute(sql, parameters).fetchone()[0]
 
     def _now(self) -> str:
         return self._clock().isoformat()
+
+
+def _may_pass(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(_MAY_PASS)  # Python's own errors have none
 
 
 def _is_text(customer_id: str) -> bool:

@@ -23,7 +23,7 @@ from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from transforms.errors import JobFailed, rejected
+from transforms.errors import JobFailed, UsageError, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +40,8 @@ _DATASTORE_PATH = (
     r"(?:[a-z][a-z0-9.-]{1,61}:)?[a-z][a-z0-9-]{4,28}[a-z0-9](?:/(?:\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]))?"
 )
 KEEP_GENERATIONS = 2  # one to roll back to, and one more for when the last publish was bad as well
+BEING_STAGED = timedelta(days=1)  # somebody may still be staging an attempt that began less than this ago
+ABANDONED = timedelta(days=7)  # nobody will switch any more to what was begun this long ago and never was
 
 
 class PointerMoved(JobFailed):
@@ -64,6 +66,13 @@ class RowCountMismatch(JobFailed):
 
     def __init__(self, generation: str, staged: int, expected: int) -> None:
         super().__init__(f"generation {generation} holds {staged} staged rows, expected are {expected}")
+
+
+class IsCurrent(UsageError):
+    """The generation is the one being served, and so cannot be deleted."""
+
+    def __init__(self, generation: str) -> None:
+        super().__init__(f"generation {generation!r} is current: switch to another one before deleting it")
 
 
 class StoreFailed(JobFailed):
@@ -112,11 +121,13 @@ class Generation:
 
     Attributes:
       attempt: how often the staging was begun; only the latest attempt may write.
-      content: what it holds, all 0 until sealed.
+      content: what it holds, all 0 until sealed; when staged anew after its rows expired, what it held before.
       dead_letters: rows left out of it, by reason.
       notes: what a person said when it became current, by what it was said of: a guard overridden, "rollback".
       begun_at: when the latest attempt began.
       published_at: when it last became current.
+      expires_at: when its rows cease to be served, None for never.
+      warehouse: where its rows are staged besides the store, as its publish named it.
     """
 
     name: str
@@ -132,18 +143,30 @@ class Generation:
     begun_at: datetime | None = None
     sealed_at: datetime | None = None
     published_at: datetime | None = None
+    expires_at: datetime | None = None
+    warehouse: str | None = None
 
     def described(self) -> str:
         when = f", published {self.published_at.isoformat(timespec='seconds')}" if self.published_at else ""
         return f"generation {self.name} (as of {self.as_of}{when})"
 
+    def has_expired(self, now: datetime) -> bool:
+        """Whether its rows are not served any more, current or not: the same predictions can be published anew."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def was_current(self) -> bool:
+        """Whether the rows of its latest attempt have ever been served."""
+        return bool(self.published_at and self.begun_at and self.published_at >= self.begun_at)
+
 
 class Store(abc.ABC):
     """Generations of predictions and the pointer to the current one. One object serves one thread."""
 
+    _clock: Clock
+
     @abc.abstractmethod
     def current(self) -> Generation | None:
-        """The generation being served."""
+        """The generation being served: attempt and ``expires_at`` are those of the rows that lookups read."""
 
     @abc.abstractmethod
     def generations(self) -> list[Generation]:
@@ -151,9 +174,10 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, generation: Generation) -> int | None:
-        """Starts staging: the attempt's number, or None when the generation is already sealed.
+        """Starts staging: the attempt's number, or None when the generation is sealed and has not expired.
 
-        What an earlier attempt wrote does not count any more, and whoever was still writing it is shut out.
+        What an earlier attempt wrote does not count any more, and whoever was still writing it is shut out. The
+        current generation is begun again once it has expired; after ``seal``, ``switch(name, name)`` serves it anew.
         """
 
     @abc.abstractmethod
@@ -204,7 +228,7 @@ class Store(abc.ABC):
 
         Raises:
           PointerMoved: another generation is current than the expected one.
-          UsageError: the generation is unknown or not sealed.
+          UsageError: the generation is unknown, not sealed, or has expired.
         """
 
     @abc.abstractmethod
@@ -212,11 +236,15 @@ class Store(abc.ABC):
         """The current rows of those customers that have one; pointer and rows come from one snapshot."""
 
     @abc.abstractmethod
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
         """Removes a generation and its rows; an unknown one is gone already. A killed deletion can be repeated.
 
+        Args:
+          before: called when nobody can switch to the generation any more, before anything of it goes; again when a
+            killed deletion is repeated. It may not use this store. What it raises ends the deletion.
+
         Raises:
-          UsageError: it is the current one.
+          IsCurrent: it is the current one.
         """
 
     @abc.abstractmethod
@@ -228,22 +256,25 @@ class Store(abc.ABC):
     def find(self, name: str) -> Generation | None:
         return next((generation for generation in self.generations() if generation.name == name), None)
 
-    def expire(self, keep: int = KEEP_GENERATIONS) -> list[str]:
-        """Deletes sealed generations except the current and the ``keep`` newest others; returns the names deleted.
+    def expire(
+        self, keep: int = KEEP_GENERATIONS, before_each: Callable[[Generation], None] | None = None
+    ) -> list[str]:
+        """Deletes the generations that ``expendable`` names; returns the names deleted.
 
-        Half-staged ones go once they are older than the current one: they could not be published any more. What
-        a killed deletion left goes too.
+        One that became current meanwhile is passed over. What a killed deletion left goes even where nothing is
+        current.
+
+        Args:
+          before_each: called with each of them before it is deleted, as ``delete`` does.
         """
-        current = self.current()
-        if current is None:
-            return []
-        others = [generation for generation in self.generations() if generation.name != current.name]
-        expired = [generation for generation in others if generation.state is State.SEALED][keep:]
-        expired += [g for g in others if g.state is State.STAGED and g.as_of < current.as_of]
-        expired += [g for g in others if g.state is State.DELETING]
-        for generation in expired:
-            self.delete(generation.name)
-        return [generation.name for generation in expired]
+        deleted = []
+        for generation in expendable(self.current(), self.generations(), keep, self._clock()):
+            try:
+                self.delete(generation.name, before_each)
+            except IsCurrent:
+                continue
+            deleted.append(generation.name)
+        return deleted
 
     def __enter__(self) -> Self:
         return self
@@ -280,10 +311,35 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def expendable(
+    current: Generation | None, generations: Iterable[Generation], keep: int, now: datetime
+) -> list[Generation]:
+    """The generations that need not be kept beside the current one.
+
+    Of those that have been current the ``keep`` newest stay, by when they last were switched to. Those that never
+    were, half-staged or sealed, go when nobody can be about to publish them: as of an earlier day than the current
+    one and begun over a day ago, or begun over a week ago. What is being deleted goes always; where nothing is
+    current, nothing else does.
+    """
+    others = [g for g in generations if current is None or g.name != current.name]
+    dying = [g for g in others if g.state is State.DELETING]
+    if current is None:
+        return dying
+    living = [g for g in others if g.state is not State.DELETING]
+    served = sorted((g for g in living if g.was_current()), key=lambda g: (g.published_at, g.name), reverse=True)
+
+    def is_left_behind(generation: Generation) -> bool:
+        age = now - (generation.begun_at or now)
+        return age > ABANDONED or (generation.as_of < current.as_of and age > BEING_STAGED)
+
+    return served[keep:] + [g for g in living if not g.was_current() and is_left_behind(g)] + dying
+
+
 def switched_at(now: datetime, *generations: Generation | None) -> datetime:
-    """When a switch happens: later than any before, whatever the clocks of publishers say. It decides who is latest."""
-    before = [g.published_at + timedelta(microseconds=1) for g in generations if g and g.published_at]
-    return max([now, *before])
+    """When a switch happens: later than any before, whatever the clocks of publishers say. It decides who is latest,
+    and, as it is later than the staging too, whether what was staged has been served."""
+    before = [at for g in generations if g for at in (g.published_at, g.begun_at) if at]
+    return max([now, *(at + timedelta(microseconds=1) for at in before)])
 
 
 def resolve(uri: str) -> str:

@@ -9,8 +9,10 @@ import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 import grpc
 import pyarrow as pa
@@ -130,6 +132,46 @@ class Requests:
             self.reached, self._at = True, -1
             self._then()
         return send()
+
+
+class Answering:
+    """A service on this machine that answers every request with ``status`` and an error in Google's form."""
+
+    def __init__(self) -> None:
+        self.status = 503
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(handler) -> None:
+                handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+                error = {"code": self.status, "message": "out to lunch", "errors": [{"message": "out to lunch"}]}
+                content = json.dumps({"error": error}).encode()
+                handler.send_response(self.status)
+                handler.send_header("Content-Type", "application/json")
+                handler.send_header("Content-Length", str(len(content)))
+                handler.end_headers()
+                handler.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 class RpcError(grpc.RpcError):

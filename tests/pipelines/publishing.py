@@ -47,16 +47,17 @@ def customers(number: int, as_of: date = AS_OF, seed: int = 1) -> pa.Table:
     return pa.table(columns, schema=schema.arrow_schema(schema.PREDICTIONS))
 
 
-def write_predictions(directory: Path, tables: Iterable[pa.Table], as_of: date = AS_OF, **manifest: Any) -> str:
+def write_predictions(directory: Path | str, tables: Iterable[pa.Table], as_of: date = AS_OF, **manifest: Any) -> str:
     """A finished predictions directory, one Parquet file a table."""
     target, tables = str(directory), list(tables)
-    storage.begin(target, "predictions", {"name": directory.name})
+    arguments = {"name": target.rsplit("/", 1)[-1]}
+    storage.begin(target, "predictions", arguments)
     parts = [storage.write_parquet(table, f"{target}/part-{i:05d}.parquet") for i, table in enumerate(tables)]
     content = {
         "rows": sum(table.num_rows for table in tables), "as_of": as_of, "horizon_days": 90, "model_version": "m1",
         "parts": parts,
     } | manifest  # fmt: skip
-    storage.finish(target, "predictions", {"name": directory.name}, content)
+    storage.finish(target, "predictions", arguments, content)
     return target
 
 

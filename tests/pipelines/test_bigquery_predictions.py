@@ -12,6 +12,7 @@ import google.api_core.exceptions
 import pytest
 import requests
 from google.cloud import bigquery as google_bigquery
+from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from pipelines import bigquery as bq
 from pipelines import bigquery_predictions, bigquery_tables, warehouse
@@ -21,11 +22,11 @@ from serving.store import Generation
 from tests.emulators.services import BigQuery
 from tests.googlesql.service import GoogleSql, unavailable_reason
 from tests.pipelines import bigquery_data
-from tests.pipelines.bigquery_faults import PROJECT, Killed, Requests, Rest, failed, lost
+from tests.pipelines.bigquery_faults import PROJECT, Answering, Killed, Requests, Rest, failed, lost
 from tests.pipelines.published import EARLIER, Records, rows_of, stage, write_part
 from tests.serving.store_contract import AS_OF
 from transforms import schema, storage
-from transforms.errors import UsageError
+from transforms.errors import JobFailed, UsageError
 
 NOW = datetime(2126, 1, 1, tzinfo=UTC)  # whatever the year the tests run in, nothing has expired
 TTL = timedelta(days=60)
@@ -63,6 +64,15 @@ class Place:
 
     def again(self, name: str) -> bool:
         return self.warehouse.publish(self.records[name], self.records)
+
+    def refused_alike(self, name: str, says: str, generation: Generation | None = None) -> None:
+        """The check before the switch and the publish after it say the same."""
+        with pytest.raises(UsageError, match=says) as early:
+            self.warehouse.can_publish(generation or self.records[name])
+        with pytest.raises(UsageError) as late:
+            self.publish(name)
+        assert str(early.value) == str(late.value)
+        assert len(str(early.value).splitlines()) == 1
 
     def rows(self, of: Table | None = None) -> list[dict[str, Any]]:
         """What a table holds, by day and customer."""
@@ -122,9 +132,18 @@ def test_staging_elsewhere_is_refused(staging: str) -> None:
 
 def test_names() -> None:
     place = BigQueryWarehouse(Table("my-project", "shop", "predictions"), "gs://b/tmp/")
-    assert str(place.staged("2011-12-10-0a1b2c3d4e5f")) == "my-project.shop.predictions_staged_2011_12_10_0a1b2c3d4e5f"
+    generation = Records().add("2011-12-10-0a1b2c3d4e5f", 1, attempt=2)
+    assert str(place.staged(generation)) == "my-project.shop.predictions_staged_2011_12_10_0a1b2c3d4e5f_2"
+    assert place.name == "bigquery://my-project.shop.predictions"
     assert str(place.view) == "my-project.shop.predictions_current"
     assert place.parts("g", 2) == "gs://b/tmp/my-project.shop.predictions/g/attempt-2"
+
+
+def test_more_parts_than_a_load_takes_are_refused() -> None:
+    warehouse = BigQueryWarehouse(Table("my-project", "shop", "predictions"), "gs://b/tmp")
+    names = [f"part-{number:05d}.parquet" for number in range(warehouse.MOST_PARTS + 1)]
+    with pytest.raises(UsageError, match="10001 parts are too many: accepted are 10000"):
+        warehouse.stage(Records().add("g-1", len(names)), names, len(names))
 
 
 @pytest.mark.emulators
@@ -159,7 +178,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_staged(place: Place) ->
 def test_staged_rows_are_nobody_s_until_they_are_published(place: Place, rest: Rest) -> None:
     rows = rows_of("g-1", 25)
     place.stage("g-1", rows)
-    staged = place.warehouse.staged("g-1")
+    staged = place.warehouse.staged(place.records["g-1"])
     assert place.rows(staged) == rows
     assert not place.exists(place.table) and not place.exists(place.warehouse.view)
     assert place.publish("g-1")
@@ -175,7 +194,7 @@ def test_staged_rows_are_nobody_s_until_they_are_published(place: Place, rest: R
 def test_both_tables_have_the_layout_and_only_the_staged_one_expires(place: Place) -> None:
     place.stage("g-1", rows_of("g-1", 5))
     place.publish("g-1")
-    staged = place.found(place.warehouse.staged("g-1"))
+    staged = place.found(place.warehouse.staged(place.records["g-1"]))
     assert staged.expires == NOW + TTL
     kept = place.found(place.table)
     assert kept.expires is None
@@ -200,7 +219,7 @@ def test_an_old_day_stays_in_a_dataset_whose_tables_go(place: Place) -> None:
     client.update_dataset(found, ["default_partition_expiration_ms", "default_table_expiration_ms"])
     place.stage("g-1", rows_of("g-1", 5))
     assert place.publish("g-1")
-    for table, expires in ((place.warehouse.staged("g-1"), NOW + TTL), (place.table, None)):
+    for table, expires in ((place.warehouse.staged(place.records["g-1"]), NOW + TTL), (place.table, None)):
         found_table = place.found(table)
         assert (found_table.expires, found_table.time_partitioning.expiration_ms) == (expires, None)
 
@@ -263,18 +282,64 @@ def test_mended_rows_are_added_once_before_and_after_the_switch(place: Place) ->
         place.warehouse.append(place.records["g-1"], late, 2)
         assert place.again("g-1")
         assert place.rows() == place.current() == rows
-    description = {field.name: field.description for field in place.found(place.warehouse.staged("g-1")).schema}
+    description = {
+        field.name: field.description for field in place.found(place.warehouse.staged(place.records["g-1"])).schema
+    }
     assert description["generation"].startswith("the published set of predictions")
     with pytest.raises(UsageError, match="was staged with 2 rows, expected are 3"):
         place.warehouse.append(place.records["g-1"], late, 3)
 
 
 @pytest.mark.emulators
-def test_another_attempt_replaces_what_is_staged(place: Place) -> None:
-    place.stage("g-1", rows_of("g-1", 9, 7.0))
-    second = place.records.add("g-1", 4, attempt=2)
-    stage(place.warehouse, second, rows_of("g-1", 4))
-    assert place.rows(place.warehouse.staged("g-1")) == rows_of("g-1", 4)
+def test_an_attempt_that_was_overtaken_changes_nothing_of_the_next_one_s(place: Place) -> None:
+    rows = rows_of("g-1", 4)
+    overtaken = place.records.add("g-1", 9)
+    place.records.add("g-1", 4, attempt=2)
+    stage(place.warehouse, place.records["g-1"], rows)
+    stage(place.warehouse, overtaken, rows_of("g-1", 9, 7.0))
+    assert place.publish("g-1")
+    assert place.rows() == place.current() == rows
+    place.warehouse.discard(place.records["g-1"])
+    assert not any(map(place.exists, map(place.warehouse.staged, (overtaken, place.records["g-1"]))))
+    assert not storage.list_files(f"gs://{place.bucket}/staging")
+
+
+@pytest.mark.emulators
+def test_a_generation_without_rows_is_staged_but_not_published(place: Place) -> None:
+    place.warehouse.stage(place.records.add("g-1", 0), [], 0)
+    place.refused_alike("g-1", "generation g-1 has no row")
+    assert place.rows(place.warehouse.staged(place.records["g-1"])) == []
+    part = write_part(place.warehouse.parts("g-1", 1), "mended.parquet", rows_of("g-1", 2))
+    place.warehouse.append(place.records["g-1"], part, 2)
+    place.records.add("g-1", 2)
+    assert place.publish("g-1")
+    assert place.rows() == rows_of("g-1", 2)
+
+
+@pytest.mark.emulators
+def test_what_can_be_published_is_known_before_the_switch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = place.stage("g-1", rows_of("g-1", 4)), place.stage("g-2", rows_of("g-2", 5))
+    place.warehouse.can_publish(first)
+    assert not place.exists(place.table) and not place.exists(place.warehouse.view)
+    place.records.add("g-1", 6)
+    place.refused_alike("g-1", "holds 4 rows, expected are 6")
+    place.records.add("g-1", 4)
+    assert place.publish("g-1")
+    assert place.publish("g-2")
+    for generation in (first, second):
+        place.warehouse.discard(generation)
+    place.warehouse.can_publish(second)  # the partition holds it
+    place.refused_alike("g-1", "nothing staged of generation g-1 any more")
+    place.refused_alike("g-3", "nothing staged of generation g-3 any more", place.records.add("g-3", 1, EARLIER))
+    assert place.rows() == place.current() == rows_of("g-2", 5)
+
+
+@pytest.mark.emulators
+def test_a_view_of_somebody_else_s_is_refused_before_the_switch(place: Place) -> None:
+    generation = place.stage("g-1", rows_of("g-1", 4))
+    bigquery_data.query(f"CREATE VIEW {place.warehouse.view.sql} AS SELECT 1 AS a")
+    with pytest.raises(UsageError, match="where the view of the current predictions belongs, is something else"):
+        place.warehouse.can_publish(generation)
 
 
 @pytest.mark.emulators
@@ -296,7 +361,7 @@ def test_a_load_that_failed_runs_again_when_its_reason_is_mended(place: Place) -
         place.warehouse.stage(generation, ["part-0.parquet"], 4)
     write_part(place.warehouse.parts("g-1", 1), "part-0.parquet", rows_of("g-1", 4))
     place.warehouse.stage(generation, ["part-0.parquet"], 4)
-    assert place.rows(place.warehouse.staged("g-1")) == rows_of("g-1", 4)
+    assert place.rows(place.warehouse.staged(place.records["g-1"])) == rows_of("g-1", 4)
 
 
 @pytest.mark.emulators
@@ -305,9 +370,9 @@ def test_a_staged_table_that_is_gone_matters_only_where_it_is_needed(place: Plac
         place.stage(name, rows_of(name, 4))
         place.publish(name)
     for _ in range(2):
-        place.warehouse.discard("g-1")
-        place.warehouse.discard("g-2")
-    assert not place.exists(place.warehouse.staged("g-1"))
+        place.warehouse.discard(place.records["g-1"])
+        place.warehouse.discard(place.records["g-2"])
+    assert not place.exists(place.warehouse.staged(place.records["g-1"]))
     assert not storage.list_files(f"gs://{place.bucket}/staging")
     assert place.again("g-2")
     with pytest.raises(UsageError) as raised:
@@ -321,6 +386,72 @@ def test_a_staged_table_that_is_gone_matters_only_where_it_is_needed(place: Plac
     stage(place.warehouse, place.records["g-1"], rows_of("g-1", 4))  # in a table made anew nothing has been loaded
     assert place.again("g-1")
     assert place.rows() == place.current() == rows_of("g-1", 4)
+
+
+# --- A service that is not there --------------------------------------------------------------------------------------
+
+AWAY = Table("away-project", "shop", "predictions")
+CALLS: dict[str, Callable[[BigQueryWarehouse, Generation], Any]] = {
+    "check": lambda warehouse, _: warehouse.check(),
+    "stage": lambda warehouse, generation: warehouse.stage(generation, ["part-0.parquet"], 1),
+    "append": lambda warehouse, generation: warehouse.append(generation, "mended.parquet", 1),
+    "can_publish": lambda warehouse, generation: warehouse.can_publish(generation),
+    "publish": lambda warehouse, generation: warehouse.publish(generation, lambda: [generation]),
+    "discard": lambda warehouse, generation: warehouse.discard(generation),
+}
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    """BigQuery and Cloud Storage that answer everything with a status; a retry gives up almost at once."""
+    with Answering() as service:
+        for name in ("BIGQUERY_EMULATOR_HOST", "STORAGE_EMULATOR_HOST"):
+            monkeypatch.setenv(name, service.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
+        monkeypatch.setattr(DEFAULT_RETRY, "_timeout", 0.1)
+        bq.client.cache_clear()
+        yield service
+    bq.client.cache_clear()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_service_that_fails_for_the_time_being_is_one_line(away: Answering, call: str) -> None:
+    away.status = 503
+    generation = Records().add("g-1", 1)
+    with pytest.raises(JobFailed) as raised:
+        CALLS[call](BigQueryWarehouse(AWAY, "gs://bucket/staging"), generation)
+    said = str(raised.value)
+    assert said.startswith("--bigquery_table away-project.shop.predictions: BigQuery did not do as asked: ")
+    assert "out to lunch" in said and said.endswith("; running the command again goes on")
+    assert len(said.splitlines()) == 1 and raised.value.exit_code == 1
+
+
+def test_a_service_that_cannot_be_reached_is_one_line(away: Answering) -> None:
+    warehouse = BigQueryWarehouse(AWAY, "gs://bucket/staging")
+    away.close()
+    with pytest.raises(
+        JobFailed, match=r"BigQuery did not do as asked: .*refused.*; running the command again goes on"
+    ):
+        warehouse.check()
+
+
+def test_what_is_refused_for_good_stays_a_usage_error(away: Answering) -> None:
+    away.status = 403
+    with pytest.raises(UsageError, match="out to lunch"):
+        BigQueryWarehouse(AWAY, "gs://bucket/staging").check()
+
+
+def test_a_bucket_that_may_not_be_read_names_its_argument(away: Answering) -> None:
+    away.status = 403
+    warehouse = BigQueryWarehouse(AWAY, "gs://bucket/staging")
+    none_begun = Records().add("g-1", 1, attempt=0)  # no table to ask for first
+    for call in (warehouse._require_bucket, lambda: warehouse.discard(none_begun)):
+        with pytest.raises(
+            UsageError, match=r"^--staging 'gs://bucket/staging' is not usable: .*out to lunch"
+        ) as raised:
+            call()
+        assert len(str(raised.value).splitlines()) == 1
 
 
 # --- Faults -----------------------------------------------------------------------------------------------------------
@@ -489,7 +620,13 @@ def test_a_copy_runs_once_or_is_closed(place: Place, rest: Rest) -> None:
     place.stage("g-1", rows)
     bigquery_tables.ensure(PROJECT, place.table, LAYOUT, "--bigquery_table")
     made, closed = (
-        Copy(f"{name}-{place.bucket}", PROJECT, place.warehouse.staged("g-1"), place.table.beside(f"_{name}"), "US")
+        Copy(
+            f"{name}-{place.bucket}",
+            PROJECT,
+            place.warehouse.staged(place.records["g-1"]),
+            place.table.beside(f"_{name}"),
+            "US",
+        )
         for name in ("made", "closed")
     )
     for copy in (made, closed):

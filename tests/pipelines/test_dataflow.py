@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from serving.store import open_store
 from tests.dataflow import run_staged, service_account, tensorflow_storage
 from tests.dataflow.stub import JOBS, DataflowStub, Ending, Job
-from tests.emulators.services import CloudStorage
-from tests.pipelines import features_data
+from tests.emulators.services import CloudStorage, FirestoreInDatastoreMode
+from tests.pipelines import features_data, publishing
 from transforms import storage
 
 pytestmark = pytest.mark.emulators
@@ -44,9 +45,11 @@ def environment(cloud_storage: CloudStorage, tmp_path_factory: pytest.TempPathFa
         yield {**os.environ, **proxy, "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
 
 
-def launch(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def launch(
+    arguments: list[str], environment: dict[str, str], module: str = "pipelines.features"
+) -> subprocess.CompletedProcess[str]:
     """The command as a person runs it."""
-    command = [sys.executable, "-m", "pipelines.features", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -305,3 +308,57 @@ def test_every_other_end_is_told_in_one_line(environment: dict[str, str], bucket
 def _create_url(tiny: Tiny) -> str:
     path = "/v1b3/projects/test-project/locations/europe-west1/jobs"
     return f"{tiny.service.url}{path}?%24alt=json%3Benum-encoding%3Dint: dataflow.jobs.create is missing on p"
+
+
+# --- Publishing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_publish_stages_on_dataflow_and_switches_here(
+    cloud_storage: CloudStorage, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three files by two writers, with rows that are unusable and a customer who occurs in two files."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    good = publishing.customers(900)
+    bad = publishing.table_of([row for _, row in publishing.unusable(20)])
+    twice = (
+        publishing.table_of([publishing.prediction("twice", 1.0)]),
+        publishing.table_of(
+            [
+                publishing.prediction("twice", 2.0),
+                publishing.prediction("equal", 3.0),
+                publishing.prediction("equal", 3.0),
+            ]
+        ),
+    )
+    with Client("test-project", AnonymousCredentials()) as client:
+        client.create_bucket("published")
+    tables = [good.slice(0, 400), pa.concat_tables([good.slice(400), bad, twice[0]]), twice[1]]
+    directory = publishing.write_predictions("gs://published/predictions", tables)
+    with FirestoreInDatastoreMode() as datastore:
+        followed = environment | {"DATASTORE_EMULATOR_HOST": datastore.host}
+        with DataflowStub(lambda job: run_what_is_staged(job, followed, tmp_path / "staged")) as service:
+            done = launch(
+                [
+                    "--predictions", directory, "--serving", "datastore://my-project", "--ramp", "off", "--shards", "2",
+                    "--dead_letters", "gs://published/letters", *PLACE, "--temp_location", "gs://published/temp",
+                    "--dataflow_endpoint", service.url, *publishing.TOLERANT, "--override", "missing=a test",
+                ],
+                followed,
+                "pipelines.publish",
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (job,) = service.jobs
+        assert job.body["name"].startswith("clv-publish-2011-12-10-")
+        monkeypatch.setenv("DATASTORE_EMULATOR_HOST", datastore.host)
+        with open_store("datastore://my-project") as store:
+            current = store.current()
+            served = store.lookup_many([*good["customer_id"].to_pylist(), "twice", "equal"])
+    assert current is not None
+    assert (current.content.rows, sum(current.dead_letters.values())) == (901, 23)
+    assert current.dead_letters["duplicate_customer_id"] == 2
+    assert {name: row["predicted_value"] for name, row in served.items()} == {
+        **dict(zip(good["customer_id"].to_pylist(), good["predicted_value"].to_pylist(), strict=True)), "equal": 3.0,
+    }  # fmt: skip
+    assert len(storage.list_files(f"gs://published/letters/{current.name}", ".jsonl")) == 2

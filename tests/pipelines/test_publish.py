@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import resource
@@ -158,6 +160,13 @@ def test_customers_that_occur_twice(place: Place) -> None:
     assert place.warehouse().column("customer_id").to_pylist() == sorted(served)
 
 
+def test_rows_of_no_customer_are_no_customer_that_occurs_twice(place: Place) -> None:
+    """Their ids hash alike, but nothing of them is left to be compared."""
+    rows = [prediction(None), prediction(None), prediction(""), prediction("x", -1.0), prediction("x", -2.0)]
+    result = place.publish(place.predictions("p", [prediction("c1"), *rows]), *TOLERANT)
+    assert (result["rows"], result["dead_letters"]) == (1, {"missing_customer_id": 3, "negative": 2})
+
+
 def test_hashes_find_every_customer_that_occurs_twice(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
     monkeypatch.setattr(publish_input, "BATCH_ROWS", 50)
     monkeypatch.setattr(publish_stage, "HASHES_PER_BUCKET", 60)  # several buckets
@@ -176,11 +185,25 @@ def test_text_that_is_not_utf8_is_a_dead_letter(place: Place) -> None:
     raw = [b"caf\xe9", *(f"c{i}".encode() for i in range(1, 40))]
     ids = pa.Array.from_buffers(pa.string(), 40, pa.array(raw, pa.binary()).buffers())
     pq.write_table(table.set_column(0, "customer_id", ids), part)
+    manifest = Path(directory, "manifest.json")
+    content = json.loads(manifest.read_text())
+    content["parts"][0]["sha256"] = hashlib.sha256(Path(part).read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
     result = place.publish(directory)
     assert (result["rows"], result["dead_letters"]) == (39, {"not_utf8": 1})
     (letter,) = place.letters(result["generation"])
     assert letter["payload"]["customer_id"] == "caf\ufffd"
     assert "customer_id=b'caf\\xe9': accepted is UTF-8 text" in letter["detail"]
+
+
+def test_a_total_beyond_all_floats_trips_the_guard(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    good = place.publish(place.predictions("good", [prediction("c1"), prediction("c2")]))
+    huge = prediction("c1", 1e308)
+    directory = place.predictions(
+        "huge", [huge | {"value_p90": 1e308}, huge | {"customer_id": "c2", "value_p90": 1e308}]
+    )
+    assert "not switched: total_value inf" in place.refused(capsys, directory, code=3)
+    assert place.served_by("c1") == {good["generation"]}
 
 
 def test_nothing_usable_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +242,60 @@ def test_unusable_directories_are_refused_before_anything_is_written(
     assert not (place.root / "serving.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [("as_of", "yesterday"), ("as_of", 5), ("horizon_days", "90"), ("horizon_days", 0), ("horizon_days", None),
+     ("model_version", None), ("parts", None), ("parts", ["part-00000.parquet"])],
+)  # fmt: skip
+def test_a_manifest_that_says_nonsense_is_refused(
+    place: Place, capsys: pytest.CaptureFixture[str], said: str, value: Any
+) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    manifest = Path(directory, "manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {said: value}))
+    assert f"its manifest says {said}={value!r}: accepted is " in place.refused(capsys, directory)
+
+
+def test_damaged_files_are_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = place.predictions("p", [prediction(f"c{i}") for i in range(500)])
+    part = Path(directory, "part-00000.parquet")
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-8])
+    assert "part-00000.parquet is damaged: " in place.refused(capsys, directory)
+    other = place.predictions("other", [prediction(f"c{i}", 2.0) for i in range(500)])
+    part.write_bytes(Path(other, "part-00000.parquet").read_bytes())
+    assert "part-00000.parquet is not the file that its manifest speaks of" in place.refused(capsys, directory)
+    part.write_bytes(whole)
+    assert place.publish(directory)["rows"] == 500
+
+
+def test_dead_letters_that_cannot_be_written_are_found_before_anything_is_staged(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    (place.root / "file").write_text("")
+    message = place.refused(capsys, directory, "--dead_letters", f"{place.root}/file/letters")
+    assert "--dead_letters" in message
+    assert "cannot be written to" in message
+    assert "'' is not usable: accepted is a directory" in place.refused(capsys, directory, "--dead_letters", "")
+    assert place.publish(directory)["switched"]
+
+
+def test_each_writer_has_its_share_of_the_rate(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets: list[publish_stage.Target] = []
+    original = publish.stage
+
+    def watched(predictions: Any, target: publish_stage.Target, *others: Any) -> Any:
+        targets.append(target)
+        return original(predictions, target, *others)
+
+    monkeypatch.setattr(publish, "stage", watched)
+    files = [[prediction(f"c{i}")] for i in range(3)]
+    place.publish(place.predictions("a", *files), "--shards", "16")
+    place.publish(place.predictions("b", *files, [prediction("c3")]), "--shards", "2")
+    assert [target.writing.share for target in targets] == [1 / 3, 1 / 2]
+
+
 def test_arguments_are_refused_in_one_line(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     directory = place.predictions("p", [prediction("c1")])
     assert "--servng" in place.refused(capsys, directory, "--servng", "x")
@@ -227,6 +304,9 @@ def test_arguments_are_refused_in_one_line(place: Place, capsys: pytest.CaptureF
     assert "--override 'size=big'" in place.refused(capsys, directory, "--override", "size=big")
     table = ["--bigquery_table", "my-project.shop.predictions"]
     assert "accepted is one of them" in place.refused(capsys, directory, *table)
+    assert "--ttl_days" in place.refused(capsys, directory, "--ttl_days", "9" * 12)
+    assert publish.main(["--serving", place.uri, "status"]) == 2
+    assert "status comes first: python -m pipelines.publish status" in capsys.readouterr().err
     assert "--warehouse 'gs://b' is not usable" in place.refused(capsys, directory, "--warehouse", "gs://b")
     assert "--runner 'FlinkRunner' is not usable" in place.refused(capsys, directory, "--runner", "FlinkRunner")
 
@@ -381,11 +461,12 @@ def test_a_file_that_changes_while_it_is_published_is_noticed(
 ) -> None:
     directory = place.predictions("p", [prediction("c1")], [prediction("c2"), prediction("c3")])
     part = f"{directory}/part-00001.parquet"
+    whole = Path(part).read_bytes()
     original = pq.read_table(part)
     during("stage", lambda: pq.write_table(original.slice(1), part), monkeypatch)
-    assert "gave 2 rows, its manifest says 3" in place.refused(capsys, directory, code=1)
+    assert "is not the file that its manifest speaks of" in place.refused(capsys, directory)
     assert place.served("c1", "c3") == {}
-    pq.write_table(original, part)
+    Path(part).write_bytes(whole)
     assert place.publish(directory)["rows"] == 3
 
 

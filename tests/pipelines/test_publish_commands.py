@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_rollback_and_forward_again(place: Place, capsys: pytest.CaptureFixture[
     assert current is not None
     assert (current.name, dict(current.notes)) == (first, {"rollback": "doubled  overnight"})
     assert f"publish {first}: is current again; before: {second}" in capsys.readouterr().err
-    assert command(place, "rollback", "--to", second, "--reason", "it was right") == 0
+    assert command(place, "rollback", "--to", second, "--reason", "it was right", *warehouse) == 0
     assert value(place) == 12.0
 
 
@@ -66,12 +67,16 @@ def test_rollback_is_refused_in_one_line(place: Place, capsys: pytest.CaptureFix
     staged = place.predictions("staged", [prediction("c1", 11.0)])
     place.publish(staged, "--stage_only")
     capsys.readouterr()
+    warehouse = ["--warehouse", f"{place.root}/wh"]
     assert command(place, "rollback", "--to", "2011-01-01-0", "--reason", "x") == 2
     error = capsys.readouterr().err
     assert "--to '2011-01-01-0' is not usable: accepted is a generation of the store: " in error
     assert first in error
     assert command(place, "rollback", "--to", first) == 2
     assert "--reason" in capsys.readouterr().err
+    never = next(name for name in place.generations() if name != first)
+    assert command(place, "rollback", "--to", never, "--reason", "x", *warehouse) == 2
+    assert "accepted is one that was current before" in capsys.readouterr().err
     assert publish.main(["rollback", "--serving", f"sqlite://{place.root}/none.db", "--to", "g", "--reason", "x"]) == 2
     assert "none.db" in capsys.readouterr().err
     assert value(place) == 11.0
@@ -88,6 +93,31 @@ def test_stage_only_then_the_switch(place: Place, capsys: pytest.CaptureFixture[
     assert "all rows are staged already" in capsys.readouterr().err
     assert (again["switched"], value(place)) == (True, 12.0)
     assert place.warehouse()["predicted_value"].to_pylist() == [12.0]
+
+
+def test_a_command_that_forgets_the_warehouse_changes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = publish_days(place, DAYS[:2])
+    assert command(place, "rollback", "--to", first, "--reason", "x") == 2
+    error = capsys.readouterr().err
+    assert f"generation {first} was staged for {place.root}/wh, this command names none: accepted is the same" in error
+    assert value(place) == 12.0
+    bare = ["--serving", place.uri, "--dead_letters", f"{place.root}/dl"]
+    directory = place.predictions("bare", [prediction("c1", 13.0)])
+    assert publish.main(["--predictions", directory, *bare, "--stage_only"]) == 0
+    assert "was staged without a warehouse" in place.refused(capsys, directory)
+    assert value(place) == 12.0
+
+
+def test_a_rollback_whose_staged_rows_are_gone_changes_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = place.publish(place.predictions("one", [prediction("c1", 1.0)]))["generation"]
+    two = place.publish(place.predictions("two", [prediction("c1", 1.5)]))["generation"]
+    shutil.rmtree(place.root / "wh/predictions/_staged" / one)
+    capsys.readouterr()
+    assert command(place, "rollback", "--to", one, "--reason", "x", "--warehouse", f"{place.root}/wh") == 2
+    assert f"nothing staged of generation {one}" in capsys.readouterr().err
+    assert place.served_by("c1") == {two}
 
 
 def test_purge(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +178,12 @@ def test_a_model_nobody_registered_is_not_even_staged(place: Place, capsys: pyte
 def test_a_mistyped_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert publish.main(["rollbak", "--serving", "sqlite://x.db"]) == 2
     assert "the command 'rollbak' is not usable: accepted is status, rollback, purge, replay" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_a_warehouse_as_a_publish_would(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = place.predictions("p", [prediction("c1")])
+    (place.root / "wh").write_text("a file")
+    assert "is not a directory that may be written to" in place.refused(capsys, directory, "--dry_run")
 
 
 def test_a_tripped_guard_leaves_the_current_generation_and_an_override_is_recorded(

@@ -161,7 +161,7 @@ def test_mended_rows_are_added_once_before_and_after_the_switch(warehouse: Local
 
 def test_mended_rows_of_what_is_gone_are_refused(warehouse: LocalWarehouse, records: Records) -> None:
     published(warehouse, records, "g1", rows_of("g1", 4))
-    warehouse.discard("g1")
+    warehouse.discard(records["g1"])
     write_part(warehouse.parts("g1", 1), "mended.parquet", rows_of("g1", 1))
     with pytest.raises(UsageError, match="has nothing staged of generation g1 any more"):
         warehouse.append(records["g1"], "mended.parquet", 1)
@@ -171,13 +171,87 @@ def test_of_a_discarded_generation_only_the_partition_is_left(warehouse: LocalWa
     published(warehouse, records, "g1", rows_of("g1", 4))
     published(warehouse, records, "g2", rows_of("g2", 5))
     for _ in range(2):
-        warehouse.discard("g1")
-        warehouse.discard("g2")
+        warehouse.discard(records["g1"])
+        warehouse.discard(records["g2"])
     assert not Path(warehouse.parts("g1", 1)).parent.exists()
     assert warehouse.publish(records["g2"], records)
     assert held(warehouse) == rows_of("g2", 5)
     with pytest.raises(UsageError, match="generation g1 any more, and its partition as of 2011-12-10 holds something"):
         warehouse.publish(records.switch("g1"), records)
+
+
+def test_all_attempts_of_a_discarded_generation_go(warehouse: LocalWarehouse, records: Records) -> None:
+    for attempt in (1, 2, 3):
+        stage(warehouse, records.add("g1", 4, attempt=attempt), rows_of("g1", 4))
+    stage(warehouse, records.add("g2", 5), rows_of("g2", 5))
+    warehouse.discard(records["g1"])
+    staged = Path(warehouse.parts("g1", 1)).parents[1]
+    assert [path.name for path in staged.iterdir()] == ["g2"]
+
+
+def everything(warehouse: LocalWarehouse) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in Path(warehouse.name).rglob("*")}
+
+
+def test_what_can_be_published_is_known_before_the_switch(warehouse: LocalWarehouse, records: Records) -> None:
+    stage(warehouse, records.add("g1", 4), rows_of("g1", 4))
+    stage(warehouse, records.add("g2", 5), rows_of("g2", 5))
+    before = everything(warehouse)
+    warehouse.can_publish(records["g1"])
+    assert everything(warehouse) == before
+    for name in ("g1", "g2"):
+        warehouse.publish(records.switch(name), records)
+        warehouse.discard(records[name])
+    before = everything(warehouse)
+    warehouse.can_publish(records["g2"])  # the partition holds it
+    refused_alike(warehouse, records, "g1", "has nothing staged of generation g1 any more")
+    assert everything(warehouse) == before
+
+
+def refused_alike(warehouse: LocalWarehouse, records: Records, name: str, says: str) -> None:
+    """The check before the switch and the publish after it say the same."""
+    with pytest.raises(UsageError, match=says) as early:
+        warehouse.can_publish(records[name])
+    with pytest.raises(UsageError) as late:
+        warehouse.publish(records.switch(name), records)
+    assert str(early.value) == str(late.value)
+    assert len(str(early.value).splitlines()) == 1
+
+
+def test_rows_that_are_missing_are_noticed_before_the_switch(warehouse: LocalWarehouse, records: Records) -> None:
+    names = stage(warehouse, records.add("g1", 4), rows_of("g1", 4))
+    records.add("g1", 5)
+    refused_alike(warehouse, records, "g1", "holds 4 rows, expected are 5")
+    records.add("g1", 4)
+    (Path(warehouse.parts("g1", 1)) / names[0]).unlink()
+    refused_alike(warehouse, records, "g1", "part-00000.parquet is missing")
+
+
+def test_mended_rows_that_the_record_does_not_count_yet_are_published(
+    warehouse: LocalWarehouse, records: Records
+) -> None:
+    rows = rows_of("g1", 5)
+    stage(warehouse, records.add("g1", 4), rows[:4])
+    warehouse.append(records["g1"], write_part(warehouse.parts("g1", 1), "mended.parquet", rows[4:]), 1)
+    warehouse.can_publish(records["g1"])
+    assert warehouse.publish(records.switch("g1"), records)
+    assert held(warehouse) == rows
+
+
+def test_a_generation_without_rows_is_staged_but_not_published(warehouse: LocalWarehouse, records: Records) -> None:
+    published(warehouse, records, "g1", rows_of("g1", 4))
+    warehouse.stage(records.add("g2", 0), [], 0)
+    refused_alike(warehouse, records, "g2", "generation g2 has no row")
+    assert held(warehouse) == rows_of("g1", 4)
+    warehouse.append(records["g2"], write_part(warehouse.parts("g2", 1), "mended.parquet", rows_of("g2", 2)), 2)
+    records.add("g2", 2)
+    assert warehouse.publish(records.switch("g2"), records)
+    assert held(warehouse) == rows_of("g2", 2)
+
+
+def test_its_name_is_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert LocalWarehouse("wh/").name == LocalWarehouse(str(tmp_path / "wh")).name == str(tmp_path / "wh")
 
 
 @pytest.mark.parametrize("phase", ["_require_rows", "_write_parts", "_write_sorted", "became_current"])
@@ -255,6 +329,24 @@ def test_a_slow_publish_does_not_undo_a_later_one(warehouse: LocalWarehouse, rec
         patch.setattr(warehouses, "_write_sorted", meanwhile)
         assert not warehouse.publish(records["slow"], records)
     assert held(warehouse) == rows_of("fast", 2)
+
+
+def test_rows_mended_while_a_slow_publish_is_writing_stay(warehouse: LocalWarehouse, records: Records) -> None:
+    rows = rows_of("g1", 5)
+    stage(warehouse, records.add("g1", 4), rows[:4])
+    generation = records.switch("g1")
+    original = warehouses._write_sorted
+    with pytest.MonkeyPatch.context() as patch:
+
+        def meanwhile(*arguments: Any) -> None:
+            patch.undo()
+            warehouse.append(generation, write_part(warehouse.parts("g1", 1), "mended.parquet", rows[4:]), 1)
+            assert warehouse.publish(generation, records)
+            original(*arguments)
+
+        patch.setattr(warehouses, "_write_sorted", meanwhile)
+        assert warehouse.publish(generation, records)
+    assert held(warehouse) == rows
 
 
 def test_an_unusable_place_is_refused(tmp_path: Path) -> None:

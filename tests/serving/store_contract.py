@@ -13,7 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.store import Content, Generation, PointerMoved, RowCountMismatch, State, Store, Superseded, Written
+from serving.store import (
+    ABANDONED,
+    BEING_STAGED,
+    Content,
+    Generation,
+    IsCurrent,
+    PointerMoved,
+    RowCountMismatch,
+    State,
+    Store,
+    Superseded,
+    Written,
+)
 from transforms import schema
 from transforms.errors import UsageError
 
@@ -79,7 +91,11 @@ def names_of(store: Store) -> list[str]:
 
 
 class StoreContract:
-    """Subclasses give ``open_store``: each call is another connection to one and the same empty store."""
+    """Subclasses give ``open_store``: each call is another connection to one and the same empty store, at ``clock``."""
+
+    @pytest.fixture
+    def clock(self) -> SteppingClock:
+        return SteppingClock()
 
     @pytest.fixture
     def open_store(self) -> Iterator[Callable[[], Store]]:
@@ -106,10 +122,14 @@ class StoreContract:
         assert store.lookup("nobody") is None
 
     def test_generation_records(self, store: Store) -> None:
-        attempt = begin(store, "g1")
+        asked = replace(generation("g1"), warehouse="project.dataset über")
+        attempt = store.begin(asked)
         begun = store.find("g1")
-        assert begun is not None and begun.begun_at is not None and begun.begun_at > START
-        assert begun == replace(generation("g1"), attempt=attempt, created_at=begun.begun_at, begun_at=begun.begun_at)
+        assert attempt is not None and begun is not None and begun.begun_at is not None and begun.begun_at > START
+        assert begun == replace(
+            asked, attempt=attempt, created_at=begun.begun_at, begun_at=begun.begun_at, expires_at=begun.expires_at
+        )
+        assert not begun.was_current()
         store.write("g1", attempt, batch_of([prediction("c1", 2.5), prediction("c2", 0.0)]))
         store.seal("g1", attempt, Content(2, 2.5, 1), {"negative": 2})
         store.switch("g1", None, {"rollback": "“why” it was\n" * 200})
@@ -120,6 +140,7 @@ class StoreContract:
             begun, state=State.SEALED, content=Content(2, 2.5, 1), dead_letters={"negative": 2},
             notes={"rollback": "“why” it was\n" * 200}, sealed_at=found.sealed_at, published_at=found.published_at,
         )  # fmt: skip
+        assert found.was_current()
         fill(store, "g2", [prediction("c2")])
         store.switch("g2", "g1", {"zeros": "a new shop"})
         store.switch("g1", "g2")
@@ -333,7 +354,7 @@ class StoreContract:
         fill(store, "g1", [prediction("c1")])
         fill(store, "g2", [prediction("c1")])
         store.switch("g1", None)
-        with pytest.raises(UsageError, match="'g1' is current"):
+        with pytest.raises(IsCurrent, match="'g1' is current: switch to another one before deleting it"):
             store.delete("g1")
         for _ in range(2):
             store.delete("g2")
@@ -348,12 +369,83 @@ class StoreContract:
         store.switch("g2", "g1")
         assert store.lookup("c1") is None
 
-    def test_expire_keeps_the_current_and_the_newest_others(self, store: Store) -> None:
+    def test_expire_keeps_the_current_and_those_that_were_served_last(self, store: Store) -> None:
+        previous = None
         for number in range(5):
             fill(store, f"g{number}", [prediction("c1")])
-        store.begin(generation("abandoned", AS_OF - timedelta(days=1)))
-        store.begin(generation("in-the-making"))
-        store.switch("g1", None)
-        assert sorted(store.expire(keep=2)) == ["abandoned", "g0", "g2"]
-        assert names_of(store) == ["in-the-making", "g4", "g3", "g1"]
+        for name in ("g3", "g0", "g4", "g1"):
+            store.switch(name, previous)
+            previous = name
+        assert store.expire(keep=2) == ["g3"], "begun late, but served first"
+        assert names_of(store) == ["g4", "g2", "g1", "g0"], "g2 may be about to be switched to"
         assert store.expire(keep=2) == []
+        assert store.expire(keep=0) == ["g4", "g0"]
+        assert store.lookup("c1") == prediction("c1") | {"generation": "g1"}
+
+    def test_what_never_was_current_expires_when_nobody_can_be_about_to_publish_it(
+        self, store: Store, clock: SteppingClock
+    ) -> None:
+        older = AS_OF - timedelta(days=1)
+        fill(store, "current", [prediction("c1")])
+        store.switch("current", None)
+        fill(store, "older-sealed", [prediction("c1")], older)
+        begin(store, "older-staged", older)
+        fill(store, "sealed", [prediction("c1")])
+        begin(store, "staged")
+        clock.now += BEING_STAGED - timedelta(minutes=1)
+        assert store.expire(keep=0) == []
+        clock.now += timedelta(minutes=2)
+        begin(store, "older-again", older)
+        assert sorted(store.expire(keep=5)) == ["older-sealed", "older-staged"]
+        clock.now += ABANDONED - BEING_STAGED
+        begin(store, "older-again", older)
+        assert sorted(store.expire(keep=5)) == ["sealed", "staged"]
+        assert names_of(store) == ["older-again", "current"]
+
+    def test_nothing_expires_where_nothing_is_current(self, store: Store, clock: SteppingClock) -> None:
+        fill(store, "g1", [prediction("c1")])
+        clock.now += timedelta(days=30)
+        assert store.expire(keep=0) == []
+
+    def test_others_are_told_before_a_generation_goes(self, open_store: Callable[[], Store]) -> None:
+        told: list[str] = []
+        with open_store() as store, open_store() as other:
+            for name, previous in (("g1", None), ("g2", "g1"), ("g3", "g2")):
+                fill(store, name, [prediction("c1")])
+                store.switch(name, previous)
+
+            def tell(generation: Generation) -> None:
+                assert other.find(generation.name) is not None, "it is still known"
+                told.append(generation.name)
+
+            def killed(generation: Generation) -> None:
+                told.append(generation.name)
+                raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                store.expire(0, killed)
+            assert names_of(store) == ["g3", "g2", "g1"], "nothing is forgotten"
+            assert sorted(store.expire(0, tell)) == ["g1", "g2"]
+            assert (told[0], sorted(told[1:])) == ("g2", ["g1", "g2"])
+            with pytest.raises(IsCurrent):
+                store.delete("g3", tell)
+            store.delete("never heard of", tell)
+            assert len(told) == 3
+
+    def test_a_generation_that_became_current_again_does_not_expire(
+        self, open_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_store() as store, open_store() as other:
+            for name, previous in (("g1", None), ("g2", "g1"), ("g3", "g2")):
+                fill(store, name, [prediction("c1")])
+                store.switch(name, previous)
+            delete, told = store.delete, []
+
+            def halted(name: str, before: Callable[[Generation], None] | None = None) -> None:
+                if name == "g2":
+                    other.switch("g2", "g3")  # a rollback, after it was decided what expires
+                delete(name, before)
+
+            monkeypatch.setattr(store, "delete", halted)
+            assert store.expire(0, lambda generation: told.append(generation.name)) == told == ["g1"]
+            assert store.lookup("c1") == prediction("c1") | {"generation": "g2"}

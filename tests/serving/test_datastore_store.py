@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,12 +14,23 @@ import grpc
 import pytest
 from google.cloud import datastore
 
-from serving import datastore_rows
+from serving import datastore_rows, datastore_store
 from serving.datastore_client import connect
 from serving.datastore_store import DatastoreStore
-from serving.entity_bytes import Namespace
-from serving.rate_budget import Ramp
-from serving.store import Content, PointerMoved, RowCountMismatch, State, Store, StoreFailed, Writing, open_store
+from serving.datastore_writer import Outcome, Writer
+from serving.entity_bytes import Namespace, Records
+from serving.rate_budget import Ramp, RateBudget
+from serving.store import (
+    Content,
+    Generation,
+    PointerMoved,
+    RowCountMismatch,
+    State,
+    Store,
+    StoreFailed,
+    Writing,
+    open_store,
+)
 from tests.emulators.datastore_proxy import DatastoreProxy, refused, reply_lost
 from tests.serving.store_contract import (
     AS_OF,
@@ -48,8 +60,14 @@ UNAVAILABLE, ABORTED, DEADLINE = (
 
 class TestDatastoreStore(StoreContract):
     @pytest.fixture
-    def open_store(self, datastore_uri: str) -> Callable[[], Store]:
-        return partial(open_store, datastore_uri, create=True, clock=SteppingClock())
+    def open_store(self, datastore_uri: str, clock: SteppingClock) -> Callable[[], Store]:
+        return partial(open_store, datastore_uri, create=True, clock=clock)
+
+
+@pytest.fixture(autouse=True)
+def one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulators count what was written last: what is too low stays so."""
+    monkeypatch.setattr(datastore_store, "COUNT_PAUSES", ())
 
 
 @pytest.fixture
@@ -169,6 +187,128 @@ class TestExpiry:
         assert one == other == START + timedelta(days=60, seconds=1)
 
 
+class TestPublishingAnewAfterExpiry:
+    TTL = timedelta(days=60)
+
+    @pytest.fixture
+    def clock(self) -> SteppingClock:
+        return SteppingClock()
+
+    @pytest.fixture
+    def store(self, datastore_uri: str, clock: SteppingClock) -> Iterator[Store]:
+        with open_store(datastore_uri, clock=clock, writing=Writing(ttl=self.TTL)) as store:
+            yield store
+
+    def test_nothing_is_switched_to_that_would_serve_nobody(self, store: Store, clock: SteppingClock) -> None:
+        fill(store, "g1", [prediction("c1")])
+        found = store.find("g1")
+        assert found is not None and found.begun_at is not None
+        assert found.expires_at == found.begun_at + self.TTL
+        clock.now = found.expires_at - timedelta(seconds=2)
+        assert not found.has_expired(clock())
+        with pytest.raises(UsageError, match=r"'g1' expired on 2026-03-02 and would serve nobody: publish its pred"):
+            store.switch("g1", None)
+        assert store.current() is None
+
+    def test_a_former_one(self, store: Store, clock: SteppingClock) -> None:
+        rows = [prediction("c1"), prediction("c2")]
+        fill(store, "g1", rows)
+        store.switch("g1", None)
+        clock.now += self.TTL / 2
+        fill(store, "g2", rows)
+        store.switch("g2", "g1")
+        assert store.begin(generation("g1")) is None, "not yet"
+        clock.now += self.TTL / 2
+        before = store.find("g1")
+        assert begin(store, "g1") == 2
+        begun = store.find("g1")
+        assert before is not None and begun is not None and not begun.has_expired(clock.now)
+        assert (begun.published_at, begun.content) == (before.published_at, before.content)
+        assert not begun.was_current()
+        assert store.read_back("g1", ["c1"]) == {}
+        store.write("g1", 2, batch_of(rows))
+        store.seal("g1", 2, Content(2, 2.0), {})
+        store.switch("g1", "g2")
+        assert store.lookup("c1") == rows[0] | {"generation": "g1"}
+
+    def test_the_current_one(self, store: Store, clock: SteppingClock, google: datastore.Client) -> None:
+        rows = [prediction("c1")]
+        fill(store, "g1", rows)
+        store.switch("g1", None)
+        served = store.current()
+        assert served is not None and store.begin(generation("g1")) is None
+        clock.now += self.TTL
+        for attempt in (2, 3):  # the second publish finds what the first one, killed, left
+            assert begin(store, "g1") == attempt
+            store.write("g1", attempt, batch_of(rows))
+            assert store.current() == replace_known(store.find("g1"), served)
+        store.expire(keep=0)
+        assert of_generation(google, "g1") == {"g1.1": 1, "g1.3": 1}, (
+            "the attempt overtaken is neither served nor staged"
+        )
+        store.seal("g1", 3, Content(1, 1.0), {})
+        assert store.begin(generation("g1")) is None
+        current = store.current()
+        assert current is not None and current.has_expired(clock()), "staged, and not switched to yet"
+        assert store.lookup("c1") is None
+        store.switch("g1", "g1")
+        current = store.current()
+        assert current is not None and current == store.find("g1") and not current.has_expired(clock())
+        assert store.lookup("c1") == rows[0] | {"generation": "g1"}
+        store.expire(keep=0)
+        assert of_generation(google, "g1") == {"g1.3": 1}
+
+
+def replace_known(record: Generation | None, served: Generation) -> Generation:
+    """What is served, as a record of a later attempt has it."""
+    assert record is not None
+    return replace(served, begun_at=record.begun_at, sealed_at=None)
+
+
+class TestOtherVersions:
+    def entities(self, google: datastore.Client) -> list[datastore.Entity]:
+        root = google.key("CustomerValueServing", "predictions")
+        found = [google.get(key) for key in (root, google.key("CustomerValueGeneration", "g1", parent=root))]
+        return [entity for entity in found if entity is not None]
+
+    def test_what_a_later_version_adds_is_ignored(self, store: Store, google: datastore.Client) -> None:
+        fill(store, "g1", [prediction("c1")])
+        store.switch("g1", None)
+        before = store.current()
+        for entity in self.entities(google):
+            assert entity["layout"] == 1
+            entity.update({"their_own": ["a", 1], "nothing": None})
+            google.put(entity)
+        assert store.current() == store.find("g1") == before
+        assert store.lookup("c1") is not None
+
+    @pytest.mark.parametrize("which", [0, 1])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"layout": 2}, r"was written by a newer version of this program: its layout is 2, accepted is up to 1$"),
+            ({"attempt": None}, r"was not written by this program: accepted is a database without it$"),
+        ],
+    )
+    def test_what_cannot_be_read_is_said_in_one_line(
+        self, store: Store, google: datastore.Client, which: int, change: dict[str, int | None], message: str
+    ) -> None:
+        fill(store, "g1", [prediction("c1")])
+        store.switch("g1", None)
+        entity = self.entities(google)[which]
+        for name, value in change.items():
+            if value is None:
+                del entity[name]
+            else:
+                entity[name] = value
+        google.put(entity)
+        what = ("CustomerValueServing 'predictions'", "CustomerValueGeneration 'g1'")[which]
+        acts = [store.current, store.generations, lambda: store.switch("g1", "g1")]
+        for act in [*acts, lambda: store.lookup("c1")] if which == 0 else [*acts, lambda: store.find("g1")]:
+            with pytest.raises(UsageError, match=rf"^datastore://test-\w+: the entity {what} {message}"):
+                act()
+
+
 class TestDeletion:
     def test_nothing_is_left_of_a_generation(self, store: Store, google: datastore.Client) -> None:
         for _ in range(3):
@@ -256,6 +396,32 @@ class TestDeletion:
             clock.now += timedelta(days=61)
             store.expire()
         assert entities(google, kind="CustomerValueGeneration") == []
+
+    def test_rows_are_deleted_in_ranges_and_the_first_error_ends_it(
+        self, datastore_uri: str, datastore_emulator: Datastore, store: Store, google: datastore.Client
+    ) -> None:
+        fill(store, "g1", [prediction(f"c{i}") for i in range(2000)])
+        connection = connect(project_of(datastore_uri))
+        at = Namespace(connection.project, "", "g1.1")
+        sizes: list[int] = []
+
+        class Told(Writer):
+            def write(self, records: Records) -> Outcome:
+                sizes.append(len(records))
+                if failing:
+                    raise StoreFailed("it fails")
+                return super().write(records)
+
+        writer, failing = Told(connection, RateBudget(None, START)), True
+        with pytest.raises(StoreFailed, match="it fails"):
+            datastore_rows.delete_rows(connection, at, writer)
+        failing = False
+        sizes.clear()
+        datastore_rows.delete_rows(connection, at, writer)
+        assert sum(sizes) == 2000
+        # Firestore's emulator has no __scatter__: there it is one range.
+        assert len(sizes) == (datastore_rows.PARTS_DELETED if datastore_emulator.name == "datastore" else 1)
+        assert of_generation(google, "g1") == {}
 
 
 def killed(*_: object) -> None:
@@ -505,3 +671,41 @@ def test_lost_rows_are_found_by_the_count(store: Store, google: datastore.Client
     with pytest.raises(RowCountMismatch, match="g1 holds 1 staged rows, expected are 2"):
         store.seal("g1", attempt, Content(2, 2.0), {})
     assert AS_OF == store.generations()[0].as_of
+
+
+class TestCountsThatLag:
+    """The concurrency mode "optimistic with entity groups" counts what was written a moment ago some time later."""
+
+    @pytest.mark.parametrize("lagging", [0, 1, 3])
+    def test_a_count_that_is_too_low_is_asked_for_again(
+        self, datastore_uri: str, monkeypatch: pytest.MonkeyPatch, lagging: int
+    ) -> None:
+        monkeypatch.setattr(datastore_store, "COUNT_PAUSES", (1.0, 2.0, 4.0))
+        slept: list[float] = []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == lagging:  # now it is seen
+                writer.write("g1", attempt, batch_of([prediction("c2")]))
+
+        project = project_of(datastore_uri)
+        with DatastoreStore(project, sleep=sleep) as store, DatastoreStore(project) as writer:
+            attempt = begin(store, "g1")
+            store.write("g1", attempt, batch_of([prediction("c1")]))
+            if lagging:
+                store.seal("g1", attempt, Content(2, 2.0), {})
+                assert slept == [1.0, 2.0, 4.0][:lagging]
+            else:
+                with pytest.raises(RowCountMismatch, match="g1 holds 1 staged rows, expected are 2"):
+                    store.seal("g1", attempt, Content(2, 2.0), {})
+                assert slept == [1.0, 2.0, 4.0]
+
+    def test_one_that_is_too_high_is_not(self, datastore_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(datastore_store, "COUNT_PAUSES", (1.0,))
+        slept: list[float] = []
+        with DatastoreStore(project_of(datastore_uri), sleep=slept.append) as store:
+            attempt = begin(store, "g1")
+            store.write("g1", attempt, batch_of([prediction("c1"), prediction("c2")]))
+            with pytest.raises(RowCountMismatch):
+                store.seal("g1", attempt, Content(1, 1.0), {})
+        assert slept == []

@@ -12,9 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from serving.sqlite_store import IDS_PER_QUERY
-from serving.store import Content, Generation, State, Store, open_store, resolve
-from tests.serving.store_contract import AS_OF, START, SteppingClock, StoreContract, fill, prediction
+from serving import sqlite_store
+from serving.sqlite_store import IDS_PER_QUERY, SqliteStore
+from serving.store import Content, Generation, State, Store, StoreFailed, open_store, resolve
+from tests.serving.store_contract import (
+    AS_OF,
+    START,
+    SteppingClock,
+    StoreContract,
+    batch_of,
+    begin,
+    fill,
+    names_of,
+    prediction,
+)
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +51,8 @@ print(sorted(seen))
 
 class TestSqliteStore(StoreContract):
     @pytest.fixture
-    def open_store(self, tmp_path: Path) -> Callable[[], Store]:
-        return partial(open_store, f"sqlite://{tmp_path}/new folder/100%?#é.db", create=True, clock=SteppingClock())
+    def open_store(self, tmp_path: Path, clock: SteppingClock) -> Callable[[], Store]:
+        return partial(open_store, f"sqlite://{tmp_path}/new folder/100%?#é.db", create=True, clock=clock)
 
 
 def test_a_reading_process_never_sees_two_generations(tmp_path: Path) -> None:
@@ -75,8 +86,6 @@ def test_two_processes_may_create_the_same_store(tmp_path: Path) -> None:
 
 
 def test_a_lookup_is_a_key_search(tmp_path: Path) -> None:
-    from serving import sqlite_store
-
     open_store(f"sqlite://{tmp_path}/s.db", create=True).close()
     with sqlite3.connect(tmp_path / "s.db") as connection:
         plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._LOOKUP} (?, ?)", "ab"))
@@ -124,6 +133,58 @@ def test_other_peoples_files_are_refused_and_left_alone(tmp_path: Path, create: 
 def test_a_folder_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not open as a serving store"):
         open_store(f"sqlite://{tmp_path}", create=True)
+
+
+@pytest.mark.parametrize("below", ["", "/folder"])
+def test_a_path_below_a_file_is_refused_in_one_line(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match=r"accepted is a file in a folder that exists or can be made \(.*\)$"):
+        open_store(f"sqlite://{tmp_path}/file{below}/s.db", create=True)
+    with pytest.raises(UsageError, match="accepted is an existing store"):
+        open_store(f"sqlite://{tmp_path}/file{below}/s.db")
+
+
+def test_a_store_that_another_program_keeps_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT_SECONDS", 0.05)
+    uri, told = f"sqlite://{tmp_path}/s.db", r"^--serving 'sqlite://.*' failed: database is locked; [^\n]*$"
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreFailed, match=told):
+        open_store(uri, create=True)
+    other.execute("ROLLBACK")
+    with open_store(uri, create=True) as store:
+        attempt = begin(store, "g1")
+        other.execute("BEGIN IMMEDIATE")
+        for act in (
+            lambda: store.write("g1", attempt, batch_of([prediction("c1")])),
+            lambda: store.switch("g1", None),
+            lambda: store.delete("g1"),
+        ):
+            with pytest.raises(StoreFailed, match=told):
+                act()
+        other.execute("ROLLBACK")
+        fill(store, "g1", [prediction("c1")])
+    other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreFailed, match=told):
+        open_store(uri)
+    other.close()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    rows = [prediction(f"c{i}") for i in range(5000)]
+    with SqliteStore(f"{tmp_path}/s.db", create=True) as store:
+        fill(store, "g1", rows[:10])
+        store.switch("g1", None)
+        attempt = begin(store, "g2")
+        store._connection.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(StoreFailed, match=r"^--serving 'sqlite://.*' failed: database or disk is full; [^\n]*$"):
+            store.write("g2", attempt, batch_of(rows))
+        assert store.lookup("c1") is not None
+        assert store.read_back("g2", [row["customer_id"] for row in rows]) == {}
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        fill(store, "g2", rows)
+        assert names_of(store) == ["g2", "g1"]
 
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
