@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from serving.datastore_client import Connection, Transaction, message
-from serving.entity_bytes import Namespace
+from serving.entity_bytes import Namespace, set_value
 from serving.store import DATASTORE, Content, Generation, State
 from transforms.errors import UsageError
 
@@ -138,21 +138,8 @@ def _entity(key: Any, properties: dict[str, Any]) -> Any:
     entity = message("Entity")(key=key)
     for name, value in (properties | {"layout": LAYOUT}).items():
         if value is not None:
-            _set(entity.properties[name], value)
+            set_value(entity.properties[name], value)
     return entity
-
-
-def _set(value: Any, given: str | int | float | date) -> None:
-    value.exclude_from_indexes = True
-    if isinstance(given, str):
-        value.string_value = given
-    elif isinstance(given, int):
-        value.integer_value = given
-    elif isinstance(given, float):
-        value.double_value = given
-    else:
-        instant = given if isinstance(given, datetime) else datetime.combine(given, time(), UTC)
-        value.timestamp_value.FromDatetime(instant)
 
 
 def _split(entities: Any) -> tuple[Pointer | None, dict[str, Record]]:

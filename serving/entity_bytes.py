@@ -227,7 +227,7 @@ def _upsert(namespace: Namespace, customer_id: str, properties: Mapping[str, Any
     entity = request.mutations.add().upsert
     _set_key(entity.key, namespace, customer_id)
     for name, value in properties.items():
-        _set_value(entity.properties[name], value)
+        set_value(entity.properties[name], value)
     # Deterministic: a map's order would otherwise differ from one serialisation to the next.
     return bytes(request.SerializeToString(deterministic=True))
 
@@ -247,7 +247,8 @@ def _set_key(key: Any, namespace: Namespace, customer_id: str) -> None:
     element.name = customer_id
 
 
-def _set_value(value: Any, given: str | int | float | date | datetime) -> None:
+def set_value(value: Any, given: str | int | float | date | datetime) -> None:
+    """Makes it a property's value, not indexed; a date is its midnight in UTC, an instant must be aware."""
     value.exclude_from_indexes = True
     if isinstance(given, str):
         value.string_value = given
