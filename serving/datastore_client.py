@@ -31,6 +31,15 @@ CALL_SECONDS = 20.0  # an answer this late is lost
 COUNT_SECONDS = 70.0  # an aggregation ends within 60 s or not at all (Datastore's limit), and its answer has to travel
 ROLL_BACK_TRIES = 4
 _SERVICE = "/google.datastore.v1.Datastore/"
+# gRPC's own pauses before it connects anew grow to two minutes, long after the other side is back. And a connection that
+# was cut off without a word is noticed only by asking: without that calls fail until the operating system gives it up.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
 # Google's advice for these is to try again; UNKNOWN is what a proxy on the way makes of a broken answer.
 RETRYABLE = frozenset(
     {"ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"}
@@ -73,7 +82,7 @@ class Patience:
         return random.uniform(0.0, min(self.longest_pause_seconds, self.first_pause_seconds * 2.0 ** min(tries, 30)))
 
 
-def connect(project: str, database: str = "") -> Connection:
+def connect(project: str, database: str = "", patience: Patience | None = None) -> Connection:
     """The process's connection to a database; "" and "(default)" name the default one.
 
     Raises:
@@ -81,12 +90,12 @@ def connect(project: str, database: str = "") -> Connection:
     """
     host = os.environ.get("DATASTORE_EMULATOR_HOST", "")
     # A channel does not survive a fork, and an emulator may follow another on the same machine.
-    return _connect(project, "" if database == "(default)" else database, host, os.getpid())
+    return _connect(project, "" if database == "(default)" else database, patience or PATIENT, host, os.getpid())
 
 
 @functools.cache
-def _connect(project: str, database: str, host: str, pid: int) -> Connection:
-    return Connection(project, database)
+def _connect(project: str, database: str, patience: Patience, host: str, pid: int) -> Connection:
+    return Connection(project, database, patience)
 
 
 PATIENT = Patience()
@@ -292,7 +301,7 @@ class Connection:
         return request
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return connect, (self.project, self.database)
+        return connect, (self.project, self.database, self.patience)
 
 
 class Transaction:
@@ -320,7 +329,7 @@ def _channel(uri: str) -> grpc.Channel:
     from google.cloud.datastore_v1.services.datastore import DatastoreClient
 
     try:
-        client: Any = DatastoreClient()
+        client: Any = DatastoreClient(transport=_transport)
         return client.transport.grpc_channel
     except DefaultCredentialsError as error:
         raise UsageError(f"{uri}: no Google Cloud credentials found: {_HINTS['UNAUTHENTICATED']}") from error
@@ -330,11 +339,23 @@ def _channel(uri: str) -> grpc.Channel:
         ) from error
 
 
+def _transport(**settings: Any) -> Any:
+    """Google's own transport, its channel with our options beside theirs."""
+    from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrpcTransport
+
+    def channel(host: str, **others: Any) -> Any:
+        others["options"] = [*(others.get("options") or ()), *_CHANNEL_OPTIONS]
+        return DatastoreGrpcTransport.create_channel(host, **others)
+
+    return DatastoreGrpcTransport(**settings | {"channel": channel})
+
+
 def _emulator_channel(host: str) -> grpc.Channel:
     import grpc
     from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrpcTransport
 
     options = [
+        *_CHANNEL_OPTIONS,
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
         ("grpc.enable_http_proxy", 0),  # it is on this machine, whatever the environment says of proxies

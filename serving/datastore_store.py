@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving import datastore_records as records
 from serving import datastore_rows as rows
-from serving.datastore_client import Transaction, connect
+from serving.datastore_client import Patience, Transaction, connect
 from serving.datastore_records import Pointer, Record
 from serving.store import (
     KEEP_GENERATIONS,
@@ -58,13 +58,14 @@ class DatastoreStore(Store):
         writing: Writing | None = None,
         clock: Clock = utc_now,
         sleep: Callable[[float], object] = time.sleep,
+        patience_seconds: float | None = None,
     ) -> None:
         """Opens the store; see ``serving.store.open_store``. Nothing is sent yet.
 
         Raises:
           UsageError: no credentials.
         """
-        self._connection = connect(project, database)
+        self._connection = connect(project, database, Patience(patience_seconds) if patience_seconds else None)
         self._writing = writing or Writing()
         self._clock = clock
         self._sleep = sleep
@@ -116,11 +117,7 @@ class DatastoreStore(Store):
         found = records.read_record(self._connection, name)
         if found is None or found.gone_at:
             return {}
-        at = self._namespace(name, found.generation.attempt)
-        return {
-            row["customer_id"]: row | {"generation": name}
-            for row, _ in rows.read_rows(self._connection, at, customer_ids)
-        }
+        return self._rows(name, found.generation.attempt, customer_ids)
 
     def seal(self, name: str, attempt: int, content: Content, dead_letters: Mapping[str, int]) -> None:
         sealed: dict[str, Any] = {"state": State.SEALED, "content": content, "dead_letters": dict(dead_letters)}
@@ -179,12 +176,7 @@ class DatastoreStore(Store):
         wanted, now = list(dict.fromkeys(customer_ids)), self._clock()
         pointer = records.read_pointer(self._connection)
         while pointer:
-            at = self._namespace(pointer.generation, pointer.attempt)
-            found = {
-                row["customer_id"]: row | {"generation": pointer.generation}
-                for row, expires_at in rows.read_rows(self._connection, at, wanted)
-                if expires_at > now
-            }
+            found = self._rows(pointer.generation, pointer.attempt, wanted, now)
             if len(found) == len(wanted):
                 return found
             # No row may mean no such customer, or that the generation was replaced and deleted meanwhile.
@@ -192,6 +184,9 @@ class DatastoreStore(Store):
             if pointer == before:
                 return found
         return {}
+
+    def rows(self, served: Generation, customer_ids: Iterable[str]) -> dict[str, Row]:
+        return self._rows(served.name, served.attempt, customer_ids, self._clock())
 
     def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
         def mark(transaction: Transaction) -> Generation | None:
@@ -235,6 +230,17 @@ class DatastoreStore(Store):
 
     def close(self) -> None:
         """The connection is the process's."""
+
+    def _rows(
+        self, name: str, attempt: int, customer_ids: Iterable[str], now: datetime | None = None
+    ) -> dict[str, Row]:
+        """The rows of one attempt; where ``now`` is given, but those that have expired."""
+        found = rows.read_rows(self._connection, self._namespace(name, attempt), customer_ids)
+        return {
+            row["customer_id"]: row | {"generation": name}
+            for row, expires_at in found
+            if now is None or expires_at > now
+        }
 
     def _write(self, record: Record, batch: pa.RecordBatch) -> Written:
         from serving.entity_bytes import upserts

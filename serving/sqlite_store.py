@@ -93,7 +93,9 @@ _READ_BACK = f"{_SELECT} predictions AS p WHERE p.generation = ? AND p.customer_
 
 
 class SqliteStore(Store):
-    def __init__(self, path: str, create: bool = False, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, path: str, create: bool = False, clock: Clock = utc_now, patience_seconds: float | None = None
+    ) -> None:
         """Opens the file; see ``serving.store.open_store``.
 
         Raises:
@@ -108,8 +110,9 @@ class SqliteStore(Store):
         try:
             self._connection = sqlite3.connect(
                 f"file:{quote(path)}?mode={'rwc' if create else 'ro'}",
-                uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None,
+                uri=True, timeout=patience_seconds or BUSY_TIMEOUT_SECONDS, isolation_level=None,
             )  # fmt: skip
+            self._file = _identity(path)
             self._prepare(create)
         except sqlite3.DatabaseError as error:
             if _may_pass(error):
@@ -162,6 +165,7 @@ class SqliteStore(Store):
             self._connection.execute(statement)
 
     def current(self) -> Generation | None:
+        self._require_same_file()
         found = self._found("SELECT generations.* FROM pointer JOIN generations ON name = pointer.generation")
         return next(map(_generation, found), None)
 
@@ -239,6 +243,9 @@ class SqliteStore(Store):
 
     def lookup_many(self, customer_ids: Iterable[str]) -> dict[str, Row]:
         return self._rows(_LOOKUP, (), customer_ids)
+
+    def rows(self, served: Generation, customer_ids: Iterable[str]) -> dict[str, Row]:
+        return self._rows(_READ_BACK, (served.name,), customer_ids)
 
     def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
         with self._transaction():  # ``before`` is inside: meanwhile nobody switches
@@ -323,6 +330,11 @@ class SqliteStore(Store):
             f"--serving 'sqlite://{self._path}' failed: {one_line(str(error))}; the same command goes on"
         )
 
+    def _require_same_file(self) -> None:
+        """Raises: StoreFailed where the path names another file by now, or none: this one is nobody's any more."""
+        if _identity(self._path) != self._file:
+            raise StoreFailed(f"--serving 'sqlite://{self._path}' was deleted or replaced since it was opened")
+
     def _found(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         with self._told():
             return self._connection.execute(sql, parameters).fetchall()
@@ -332,6 +344,14 @@ class SqliteStore(Store):
 
     def _now(self) -> str:
         return self._clock().isoformat()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _may_pass(error: sqlite3.Error) -> bool:

@@ -236,6 +236,14 @@ class Store(abc.ABC):
         """The current rows of those customers that have one; pointer and rows come from one snapshot."""
 
     @abc.abstractmethod
+    def rows(self, served: Generation, customer_ids: Iterable[str]) -> dict[str, Row]:
+        """What ``lookup_many`` gives while ``served``, as ``current`` returned it, is current; so callers keep it a while.
+
+        Once it is deleted rows are missing, some or all: where one is, ask ``current`` again before believing it. Rows
+        that are there are of this generation's, and never of another's.
+        """
+
+    @abc.abstractmethod
     def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:
         """Removes a generation and its rows; an unknown one is gone already. A killed deletion can be repeated.
 
@@ -363,8 +371,17 @@ def is_local(uri: str) -> bool:
     return resolve(uri).startswith(f"{SQLITE}://")
 
 
-def open_store(uri: str, create: bool = False, clock: Clock = utc_now, writing: Writing | None = None) -> Store:
+def open_store(
+    uri: str,
+    create: bool = False,
+    clock: Clock = utc_now,
+    writing: Writing | None = None,
+    patience_seconds: float | None = None,
+) -> Store:
     """Opens a store: for reading, or, with ``create``, for reading and writing, made when missing.
+
+    Args:
+      patience_seconds: how long it tries before it raises StoreFailed; minutes unless said, as suits a batch job.
 
     Raises:
       UsageError: not a store's URI, nothing there to read, or a file of something else.
@@ -374,7 +391,7 @@ def open_store(uri: str, create: bool = False, clock: Clock = utc_now, writing: 
         from serving.datastore_store import DatastoreStore
 
         project, _, database = path.partition("/")
-        return DatastoreStore(project, database, writing or Writing(), clock)
+        return DatastoreStore(project, database, writing or Writing(), clock, patience_seconds=patience_seconds)
     from serving.sqlite_store import SqliteStore
 
-    return SqliteStore(path, create=create, clock=clock)
+    return SqliteStore(path, create=create, clock=clock, patience_seconds=patience_seconds)
