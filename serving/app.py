@@ -1,0 +1,178 @@
+"""The lookup service: customers' current predictions over HTTP.
+
+request -> BoundedProtocol -> Gate -> api -> Reader -> store
+           how large, slow    who      what   from memory, or by threads
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from serving import app_options, problems
+from serving.app_options import AppOptions
+from serving.problems import Problem
+from transforms.cli import exit_code
+from transforms.errors import JobFailed
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI, Response
+
+    from serving.http_gate import Gate
+
+TITLE = "Customer lifetime value"
+ABOUT = """\
+What each customer will be worth: predictions made in batches, published as a whole, looked up by customer id.
+
+All of one answer is of one generation, the published set of predictions that it names. A publish or a rollback is
+seen within {seconds:g} seconds. Where the store does not answer, the answer is 503 and says when to come again."""
+CLOSING_SECONDS = 10  # for answers under way when the service is told to end; Cloud Run grants as many
+
+
+def create_app(options: AppOptions) -> Gate:
+    """The ASGI application; its store is opened when it starts.
+
+    Raises:
+      UsageError: no credentials.
+    """
+    from functools import partial
+
+    from serving import api
+    from serving.bearer import Bearer
+    from serving.http_gate import Gate
+    from serving.reader import Reader
+    from serving.service_metrics import ServiceMetrics
+    from serving.store import open_store
+
+    opened = partial(open_store, options.serving, patience_seconds=options.store_seconds)
+    reader = Reader(opened, options.threads, options.pointer_seconds, options.rows_kept)
+    metrics = ServiceMetrics(reader)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        reader.threads.start()
+        yield
+        reader.threads.stop()
+
+    app = _described_app(options, lifespan)
+    app.include_router(api.router(reader, metrics))
+    app.include_router(api.pages())
+    tokens = Bearer(options.audience, options.callers) if options.audience else None
+    # A body arrives; the pointer is read, perhaps twice, and the rows between: each within the store's time.
+    return Gate(app, tokens, metrics, options.most_requests, api.BODY_SECONDS + 4 * options.store_seconds)
+
+
+def _described_app(options: AppOptions, lifespan: Any) -> FastAPI:
+    from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+
+    from serving import docs_page
+    from transforms.version import VERSION
+
+    app = FastAPI(
+        title=TITLE, version=VERSION, description=ABOUT.format(seconds=options.pointer_seconds), lifespan=lifespan,
+        docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _failed)
+    docs_page.add(app, with_tokens=options.audience is not None)
+    return app
+
+
+# What is no coroutine the framework hands to a thread, for which many would have to wait.
+async def _problem(_: Any, problem: Any) -> Response:
+    from fastapi import Response
+
+    headers = {"cache-control": "no-store", **problem.headers}
+    return Response(problem.body(), problem.status, headers, problems.MEDIA_TYPE)
+
+
+async def _gone(_: Any, error: Any) -> None:
+    """Who went away before the request was complete gets no answer, and is no failure."""
+
+
+async def _refused(request: Any, error: Any) -> Response:
+    """What the framework refuses, as a problem like any other."""
+    if error.status_code == 405:
+        return await _problem(request, Problem("method_not_allowed", f"accepted is {error.headers['Allow']}", error.headers))
+    code = "no_such_page" if error.status_code == 404 else "invalid_request"
+    return await _problem(request, Problem(code, "/docs says what there is"))
+
+
+async def _failed(request: Any, _: Exception) -> Response:
+    """A defect; the framework raises it on, and the gate logs it."""
+    return await _problem(request, Problem("internal_error", "the service's log says more"))
+
+
+def server(options: AppOptions) -> uvicorn.Server:
+    import uvicorn
+
+    from serving.http_protocol import BoundedProtocol
+
+    config = uvicorn.Config(
+        create_app(options), host=options.host, port=options.port, loop="uvloop", http=BoundedProtocol, ws="none",
+        lifespan="on", access_log=False, log_config=None, server_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Serves until it is told to end.
+
+    Raises:
+      UsageError: unusable arguments, or a store that cannot be opened.
+      JobFailed: the port cannot be had.
+    """
+    options = app_options.parse(argv)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    _require_readable(options)
+    asyncio.run(_serve(options))
+
+
+def _require_readable(options: AppOptions) -> None:
+    """Raises: UsageError for what no waiting mends; a store that is only away just now may come back."""
+    from serving.store import StoreFailed, open_store
+
+    try:
+        with open_store(options.serving, patience_seconds=options.store_seconds) as store:
+            store.current()
+    except StoreFailed as error:
+        print(f"warning: {error}; serving all the same, not ready until it does", file=sys.stderr)
+
+
+async def _serve(options: AppOptions) -> None:
+    served = server(options)
+    listening = asyncio.create_task(_say_where(served, options))
+    try:
+        await served.serve()
+    except SystemExit:
+        raise JobFailed(
+            f"--host {options.host} --port {options.port} cannot be listened on: another program may do"
+        ) from None
+    finally:
+        listening.cancel()
+
+
+async def _say_where(served: uvicorn.Server, options: AppOptions) -> None:
+    while not served.started:
+        await asyncio.sleep(0.01)
+    port = served.servers[0].sockets[0].getsockname()[1]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"serving {options.serving} on http://{host}:{port}", file=sys.stderr, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
