@@ -26,6 +26,10 @@ define sync
 		sync --system-certs || sync
 endef
 
+# $(call compile,LOCK,PYTHON) and what it is made of: pinned by hash, for every platform, without the registry's name.
+compile = $(BIN)/uv pip compile --quiet --universal --python-version $(2) --generate-hashes \
+	--custom-compile-command "make lock" --output-file $(1)
+
 # A process a core, each with whole files, so that what a file's tests share is made once. No more than four: a process
 # that imports TensorFlow takes 1 GB and more, and each has emulators of its own.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
@@ -36,7 +40,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-emulators lint lock googlesql emulators clean
+.PHONY: help setup demo demo-template test test-emulators test-browser test-templates lint lock googlesql emulators clean
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,11 +60,20 @@ $(STAMP): requirements.lock
 demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a customer's prediction
 	@$(BIN)/python -m orchestration.demo
 
+demo-template: setup emulators ## the publish template built and launched by the real gcloud, without a cloud
+	@$(BIN)/python -m tests.templates.demo
+
 test: setup googlesql ## set-up + every test that needs nothing but a plain machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 test-emulators: setup emulators googlesql ## the tests against BigQuery, Cloud Storage and Datastore emulators
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m emulators
+
+test-browser: setup ## the lookup service's pages in a real browser (needs Chromium)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+test-templates: setup emulators ## the Flex Templates, launched by the real gcloud, and what is in the images
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m templates
 
 emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)
 
@@ -89,11 +102,12 @@ tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 			|| echo "npm could not install GoogleSQL: its tests will be skipped"; \
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
 
-lock: setup ## requirements.lock anew from pyproject.toml, and the emulators'
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group dev --extra tune \
-		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --universal --python-version 3.13 --generate-hashes --overrides tests/emulators/overrides.txt \
-		--custom-compile-command "make lock" --output-file tests/emulators/requirements.lock tests/emulators/requirements.in
+lock: setup ## requirements.lock anew from pyproject.toml, and those of the images and the emulators
+	$(call compile,requirements.lock,3.11) --group dev --extra tune pyproject.toml
+	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock pyproject.toml
+	$(call compile,serving/requirements.lock,3.11) --constraints requirements.lock --group service
+	$(call compile,tests/emulators/requirements.lock,3.13) --overrides tests/emulators/overrides.txt \
+		tests/emulators/requirements.in
 
 clean: ## remove what make made, but not the environments
 	rm -rf work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
