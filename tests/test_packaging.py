@@ -44,6 +44,8 @@ def test_beam_stages_our_packages(setup_file: str | None, tmp_path: Path, monkey
         "serving/store.py",
         "pipelines/publish.toml",
         "transforms/skew.toml",
+        "templates/publish/metadata.json",
+        "serving/page/index.html",
     } <= names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
 
@@ -59,7 +61,9 @@ def test_the_lock_is_pinned_by_hash_and_names_no_host() -> None:
 
 def test_the_lock_holds_every_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    declared = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    groups = project["dependency-groups"]
+    dev = [requirement for requirement in groups["dev"] if isinstance(requirement, str)]
+    declared = project["project"]["dependencies"] + dev + groups["service"]
     names = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in declared}  # type: ignore[index]
     locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements.lock").read_text()))
     assert names <= locked
