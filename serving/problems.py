@@ -18,6 +18,7 @@ TITLES = {
     "too_slow": (408, "The request did not arrive in time"),
     "too_large": (413, "The request is too large"),
     "unsupported_media_type": (415, "The body is not JSON"),
+    "head_too_large": (431, "The head of the request is too large"),
     "internal_error": (500, "The service failed"),
     "overloaded": (503, "Too many requests at once"),
     "store_unavailable": (503, "The store does not answer"),
