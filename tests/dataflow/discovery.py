@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ class Call:
 class Refused(Exception):
     """The request is not one of this API: what Google answers with this status."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, details: Sequence[dict[str, Any]] = ()) -> None:
         super().__init__(message)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.details = status, reason, details
 
 
 def document_path(api: str) -> Path:
@@ -108,6 +108,10 @@ class Discovery:
                 raise Refused(400, "INVALID_ARGUMENT", f"{method_id} takes no body")
             return None
         return self._require(content, method["request"], "")
+
+    def require(self, content: Any, schema: str) -> Any:
+        """Content that came another way than as a request's body, checked as the schema of this name; as ``body``."""
+        return self._require(content, {"$ref": schema}, "")
 
     def _require(self, value: Any, schema: Schema, path: str) -> Any:
         """The value with its enums by name."""

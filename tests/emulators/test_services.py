@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import decimal
 import io
+import json
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
 from tests import engine_runs, order_strategies
 from tests.emulators import services
 from tests.order_strategies import CUTOFF, HORIZON_DAYS
+from tests.templates import gcloud
 from transforms import storage as our_storage
 from transforms.customer_features import Snapshot
 
@@ -135,6 +137,27 @@ class TestCloudStorage:
         assert our_storage.begin(directory, "features", {"cutoff": "2011-08-08"}) == manifest
         (path,) = our_storage.list_parts(our_storage.join(directory, "raw"), manifest)
         assert our_storage.read_parquet(f"gs://{path}").equals(_every_type())
+
+    def test_gcloud_writes_a_template_s_file(
+        self, cloud_storage: services.CloudStorage, bucket: str, tmp_path: Path
+    ) -> None:
+        """Its uploads have a boundary between single quotes."""
+        metadata = tmp_path / "metadata.json"
+        parameter = {"name": "orders", "label": "Orders", "helpText": "é 'quoted'\r\n--=\r\n", "regexes": ["[^;]+"]}
+        metadata.write_text(json.dumps({"name": "t", "description": "d", "parameters": [parameter]}))
+        template = f"gs://{bucket}/templates/a template.json"
+        command = ["dataflow", "flex-template", "build", template, "--image", "host/project/image:1"]
+        command += ["--sdk-language", "PYTHON", "--metadata-file", str(metadata)]
+        environment = gcloud.environment(tmp_path / "gcloud", cloud_storage.url)
+        done = gcloud.run(command, environment)
+        assert done.returncode == 0, done.stderr
+        spec = json.loads(our_storage.read_bytes(template))
+        printed = gcloud.run([*command, "--print-only", "--format=json"], environment).stdout
+        assert spec == json.loads(json.loads(printed))
+        assert spec["metadata"]["parameters"] == [parameter] and spec["image"] == "host/project/image:1"
+        with storage.Client(services.PROJECT, AnonymousCredentials()) as client:
+            blob = client.bucket(bucket).get_blob("templates/a template.json")
+            assert blob is not None and blob.content_type == "application/json"
 
 
 class TestBigQuery:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving.store import open_store
-from tests.dataflow import run_staged, service_account, tensorflow_storage
+from tests.dataflow import run_staged, variables
 from tests.dataflow.stub import JOBS, DataflowStub, Ending, Job
 from tests.emulators.services import CloudStorage, FirestoreInDatastoreMode
 from tests.pipelines import features_data, publishing
@@ -37,12 +37,9 @@ PLACE = ["--runner", "DataflowRunner", "--project", "test-project", "--region", 
 
 @pytest.fixture(scope="module")
 def environment(cloud_storage: CloudStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Variables that lead every library of a process to the emulators, TensorFlow's own gs:// included."""
-    folder = tmp_path_factory.mktemp("dataflow")
-    tokens = DataflowStub(lambda _: Ending())
-    with tensorflow_storage.proxied(cloud_storage.url.removeprefix("http://"), folder) as proxy, tokens:
-        key = service_account.write_key_file(folder / "key.json", f"{tokens.url}/token")
-        yield {**os.environ, **proxy, "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+    """This process's variables, and those that lead every library of a process to the emulators."""
+    with variables.leading_to(cloud_storage.url, tmp_path_factory.mktemp("dataflow")) as leading:
+        yield {**os.environ, **leading}
 
 
 def launch(
