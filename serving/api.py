@@ -128,7 +128,8 @@ def router(reader: Reader, metrics: ServiceMetrics) -> APIRouter:
     async def generation(request: Request) -> Response:
         with _store_problems():
             served = _require(await reader.served())
-        return Response(orjson.dumps(_described(served)), media_type=JSON, headers=_headers(served))
+        # No ETag: a replay and a rollback change what is said of a generation, not the rows that its ETag stands for.
+        return Response(orjson.dumps(_described(served)), media_type=JSON, headers={"cache-control": _CACHE})
 
     @routes.get("/health/live", summary="Whether the process answers", tags=["operation"])
     async def live(request: Request) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,8 @@ def create_app(options: AppOptions) -> Gate:
     app.include_router(api.router(reader, metrics))
     app.include_router(api.pages())
     tokens = Bearer(options.audience, options.callers) if options.audience else None
-    # A body arrives; the pointer is read, perhaps twice, and the rows between: each within the store's time.
-    return Gate(app, tokens, metrics, options.most_requests, api.BODY_SECONDS + 4 * options.store_seconds)
+    # The pointer is read, perhaps twice, and the rows between: each within the store's time.
+    return Gate(app, tokens, metrics, options.most_requests, 4 * options.store_seconds, api.BODY_SECONDS)
 
 
 def _described_app(options: AppOptions, lifespan: Any) -> FastAPI:
@@ -102,7 +103,9 @@ async def _gone(_: Any, error: Any) -> None:
 async def _refused(request: Any, error: Any) -> Response:
     """What the framework refuses, as a problem like any other."""
     if error.status_code == 405:
-        return await _problem(request, Problem("method_not_allowed", f"accepted is {error.headers['Allow']}", error.headers))
+        return await _problem(
+            request, Problem("method_not_allowed", f"accepted is {error.headers['Allow']}", error.headers)
+        )
     code = "no_such_page" if error.status_code == 404 else "invalid_request"
     return await _problem(request, Problem(code, "/docs says what there is"))
 
@@ -135,7 +138,9 @@ def run(argv: list[str] | None = None) -> None:
     options = app_options.parse(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     _require_readable(options)
-    asyncio.run(_serve(options))
+    served, listening = server(options), _listen(options)
+    with listening, asyncio.Runner(loop_factory=served.config.get_loop_factory()) as runner:
+        runner.run(_serve(served, listening, options))
 
 
 def _require_readable(options: AppOptions) -> None:
@@ -149,17 +154,22 @@ def _require_readable(options: AppOptions) -> None:
         print(f"warning: {error}; serving all the same, not ready until it does", file=sys.stderr)
 
 
-async def _serve(options: AppOptions) -> None:
-    served = server(options)
-    listening = asyncio.create_task(_say_where(served, options))
+def _listen(options: AppOptions) -> socket.socket:
+    """Not left to the server, which would log the error and end the process."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        await served.serve()
-    except SystemExit:
-        raise JobFailed(
-            f"--host {options.host} --port {options.port} cannot be listened on: another program may do"
-        ) from None
+        return socket.create_server((options.host, options.port), family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise JobFailed(f"--host {options.host} --port {options.port} cannot be listened on: {reason}") from error
+
+
+async def _serve(served: uvicorn.Server, listening: socket.socket, options: AppOptions) -> None:
+    saying = asyncio.create_task(_say_where(served, options))
+    try:
+        await served.serve([listening])
     finally:
-        listening.cancel()
+        saying.cancel()
 
 
 async def _say_where(served: uvicorn.Server, options: AppOptions) -> None:

@@ -55,14 +55,13 @@ class AppOptions:
 
 
 def parser() -> ArgumentParser:
-    port = os.environ.get(_PORT, "")
     result = ArgumentParser("python -m serving.app", description=DESCRIPTION)
     result.add_argument("--serving", required=True, metavar="URI", help=f"the serving store: {ACCEPTED_URIS}")
     result.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 is all of this machine's"
     )
     result.add_argument(
-        "--port", type=whole_number(0, 65_535), default=int(port) if port.isdecimal() else 8080,
+        "--port", type=whole_number(0, 65_535), default=os.environ.get(_PORT) or "8080",
         help="the port to listen on, 0 for any that is free; the variable PORT says it too",
     )  # fmt: skip
     result.add_argument(

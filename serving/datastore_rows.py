@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from serving.datastore_client import Connection, message
-from serving.datastore_records import read_value
 from serving.entity_bytes import EXPIRE_AT, KIND, Namespace, deletes
 from serving.store import Row
 from transforms.errors import UsageError
@@ -32,7 +31,7 @@ _KINDS = {
         Type.STRING: "string_value", Type.INT: "integer_value", Type.FLOAT: "double_value", Type.DATE: "timestamp_value",
     }[column.type]
     for column in PREDICTIONS
-}  # fmt: skip
+} | {EXPIRE_AT: "timestamp_value"}  # fmt: skip
 _DATES = [column.name for column in PREDICTIONS if column.type is Type.DATE]
 _RESERVED = re.compile(r"__.*__", re.DOTALL)
 
@@ -55,7 +54,7 @@ def read_rows(connection: Connection, at: Namespace, customer_ids: Iterable[str]
             row[name] = getattr(value, kind)
         for name in _DATES:
             row[name] = _day(row[name].seconds)
-        yield row, read_value(properties[EXPIRE_AT])
+        yield row, row.pop(EXPIRE_AT).ToDatetime(UTC)
 
 
 @functools.lru_cache(maxsize=1024)

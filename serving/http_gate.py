@@ -44,6 +44,7 @@ class Gate:
         a page from elsewhere that a browser here shows must not reach us through a name of its own.
       most_requests: answered at a time.
       request_seconds: after which a request is given up.
+      body_seconds: how much longer one with a body may take, which has to arrive first.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Gate:
         metrics: ServiceMetrics,
         most_requests: int,
         request_seconds: float,
+        body_seconds: float,
     ) -> None:
         self._inner, self._tokens, self._metrics = inner, tokens, metrics
-        self._most_requests, self._request_seconds = most_requests, request_seconds
+        self._most_requests = most_requests
+        self._request_seconds, self._body_seconds = request_seconds, body_seconds
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,17 +98,18 @@ class Gate:
                     {"retry-after": RETRY_SECONDS},
                 )
             await self._check_caller(scope, path)
+        seconds = self._request_seconds + (self._body_seconds if scope["method"] == "POST" else 0.0)
         try:
-            async with asyncio.timeout(self._request_seconds):
+            async with asyncio.timeout(seconds):
                 await self._inner(scope, receive, send)
         except TimeoutError:
             raise Problem(
-                "store_unavailable", f"no answer within {self._request_seconds:g} s", {"retry-after": RETRY_SECONDS}
+                "store_unavailable", f"no answer within {seconds:g} s", {"retry-after": RETRY_SECONDS}
             ) from None
 
     async def _check_caller(self, scope: Scope, path: str) -> None:
         if self._tokens is None:
-            _require_local_name(header(scope, b"host"))
+            _require_local_name([value.decode("latin-1") for key, value in scope["headers"] if key == b"host"])
         elif path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS):
             await self._tokens.check(header(scope, b"authorization"))
 
@@ -120,10 +124,11 @@ def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
 
 
-def _require_local_name(host: str | None) -> None:
+def _require_local_name(hosts: list[str]) -> None:
     from serving.app_options import LOOPBACK
 
-    name = (host or "").rsplit(":", 1)[0] if not (host or "").endswith("]") else host or ""
+    host = hosts[0].lower() if len(hosts) == 1 else ""
+    name = host if host.endswith("]") else host.rsplit(":", 1)[0]
     if name.strip("[]") not in LOOPBACK:
         raise Problem(
             "invalid_request", f"without tokens only this machine is answered: accepted are hosts {', '.join(LOOPBACK)}"

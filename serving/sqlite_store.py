@@ -245,6 +245,7 @@ class SqliteStore(Store):
         return self._rows(_LOOKUP, (), customer_ids)
 
     def rows(self, served: Generation, customer_ids: Iterable[str]) -> dict[str, Row]:
+        self._require_same_file()  # another store of the same reader may have found ``served`` in another file
         return self._rows(_READ_BACK, (served.name,), customer_ids)
 
     def delete(self, name: str, before: Callable[[Generation], None] | None = None) -> None:

@@ -81,6 +81,8 @@ class WorkerThreads:
 
     def rows(self, generation: Generation, customer_ids: Collection[str]) -> asyncio.Future[dict[str, Row]]:
         """``Store.rows``: those found of at least these customers. Raises what the store raises."""
+        while self._wanted and self._wanted[0].waiting.done():  # those who gave up on a store that hangs
+            self._wanted.popleft()
         waiting = self._future()
         self._wanted.append(_Wanted(generation, customer_ids, waiting))
         self._send()

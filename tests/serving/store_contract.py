@@ -181,6 +181,52 @@ class StoreContract:
         assert set(store.lookup_many(iter(asked))) == {f"c{i}" for i in range(1200)}
         assert store.lookup_many([]) == {}
 
+    def test_rows_are_what_lookups_give_while_it_is_current(self, store: Store) -> None:
+        fill(store, "g1", [prediction(f"c{i}", i / 7) for i in range(1203)])
+        store.switch("g1", None)
+        served = store.current()
+        assert served is not None
+        asked = [f"c{i}" for i in range(1200)] + ["c7", "nobody", "", "\ud800", "__reserved__", "x" * 1501]
+        assert store.rows(served, iter(asked)) == store.lookup_many(asked)
+        assert set(store.rows(served, asked)) == {f"c{i}" for i in range(1200)}
+        assert store.rows(served, []) == store.rows(served, ["nobody"]) == {}
+
+    def test_rows_are_of_the_generation_asked_for_whatever_is_current(self, store: Store) -> None:
+        served: list[Generation] = []
+        for name, value in (("g1", 1.0), ("g2", 2.0), ("g3", 3.0)):
+            fill(store, name, [prediction("c1", value), prediction(name, value)])
+            store.switch(name, served[-1].name if served else None)
+            current = store.current()
+            assert current is not None
+            served.append(current)
+        for each, value in zip(served, (1.0, 2.0, 3.0), strict=True):
+            rows = store.rows(each, ["c1", "g1", "g2", "g3"])
+            assert rows == {i: prediction(i, value) | {"generation": each.name} for i in ("c1", each.name)}
+
+    def test_rows_added_later_are_there(self, store: Store) -> None:
+        fill(store, "g1", [prediction("c1")])
+        store.switch("g1", None)
+        served = store.current()
+        assert served is not None and set(store.rows(served, ["c1", "c2"])) == {"c1"}
+        store.add("g1", batch_of([prediction("c2", 2.0)]))
+        assert store.rows(served, ["c1", "c2"])["c2"] == prediction("c2", 2.0) | {"generation": "g1"}
+
+    def test_rows_of_what_was_deleted_are_gone_and_no_others_come_instead(
+        self, open_store: Callable[[], Store]
+    ) -> None:
+        with open_store() as store, open_store() as reader:
+            for name, previous in (("g1", None), ("g2", "g1")):
+                fill(store, name, [prediction("c1")])
+                store.switch(name, previous)
+                if name == "g1":
+                    served = reader.current()
+            assert served is not None and set(reader.rows(served, ["c1"])) == {"c1"}
+            store.delete("g1")
+            assert reader.rows(served, ["c1", "c2"]) == {}
+            assert reader.find("g1") is None
+            fill(store, "g3", [prediction("c1"), prediction("c2")])
+            assert reader.rows(served, ["c1", "c2"]) == {}
+
     @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(
         ids=st.sets(

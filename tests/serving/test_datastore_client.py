@@ -21,6 +21,7 @@ from transforms.errors import UsageError
 if TYPE_CHECKING:
     from tests.emulators.services import Datastore
 
+OUTAGE_SECONDS = 12.0  # after so long gRPC's own pause is 4 s and more
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -148,6 +149,21 @@ class TestWithEmulators:
             list(connection.lookup([connection.key("K", "k")]))
         assert time.monotonic() - began < 2
 
+    def test_it_is_back_soon_after_the_other_side_is(self, connection: Connection, proxy: DatastoreProxy) -> None:
+        """gRPC itself would pause longer and longer between two tries to connect, up to two minutes."""
+        self.put(connection, ["k"])
+        wanted = key_of(connection, "k")
+        connection.patience = Patience(deadline_seconds=0.5, first_pause_seconds=0.05)
+        with proxy.down():
+            failed, until = 0, time.monotonic() + OUTAGE_SECONDS
+            while time.monotonic() < until:
+                with pytest.raises(StoreFailed):
+                    list(connection.lookup([wanted]))
+                failed += 1
+        assert failed >= OUTAGE_SECONDS / 2
+        connection.patience = Patience(deadline_seconds=2.5, first_pause_seconds=0.05, longest_pause_seconds=0.1)
+        assert len(list(connection.lookup([wanted]))) == 1
+
     def test_slow_answers_are_waited_for(self, connection: Connection, proxy: DatastoreProxy) -> None:
         self.put(connection, ["k"])
         proxy.faults = (slow(1.0, 0.3),)
@@ -158,3 +174,10 @@ class TestWithEmulators:
         assert connect(connection.project) is connect(connection.project, "(default)") is connection
         assert connect(connection.project, "other") is not connection
         assert pickle.loads(pickle.dumps(connection)) is connection
+
+    def test_workers_get_one_that_is_as_patient(self, proxy: DatastoreProxy, datastore_uri: str) -> None:
+        project = datastore_uri.partition("://")[2]
+        hasty = connect(project, patience=Patience(1.5))
+        assert hasty is connect(project, "(default)", Patience(1.5)) is not connect(project)
+        assert pickle.loads(pickle.dumps(hasty)) is hasty
+        assert hasty.patience.deadline_seconds == 1.5

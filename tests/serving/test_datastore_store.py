@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ from serving.store import (
     Writing,
     open_store,
 )
-from tests.emulators.datastore_proxy import DatastoreProxy, refused, reply_lost
+from tests.emulators.datastore_proxy import DatastoreProxy, refused, reply_lost, slow
 from tests.serving.store_contract import (
     AS_OF,
     START,
@@ -161,6 +162,80 @@ class TestLayout:
             assert names_of(default) == ["g1"]
 
 
+class TestStrangeEntities:
+    """Rows that this program did not write, or that somebody changed."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [(name, value) for name in ("decile", "predicted_value", "model_version", "as_of", "expire_at") for value in (..., None)]
+        + [
+            ("decile", "3"), ("decile", 3.0), ("predicted_value", 1), ("predicted_value", "1"), ("model_version", 1),
+            ("model_version", b"m1"), ("as_of", "2011-12-10"), ("as_of", 1), ("expire_at", "2099-01-01"), ("expire_at", 0),
+        ],
+    )  # fmt: skip
+    def test_are_told_in_one_line(self, store: Store, google: datastore.Client, name: str, value: object) -> None:
+        fill(store, "g1", [prediction("c1"), prediction("c 2")])
+        store.switch("g1", None)
+        served = store.current()
+        assert served is not None
+        entity = google.get(google.key("CustomerValue", "c 2", namespace="g1.1"))
+        if value is ...:
+            del entity[name]
+        else:
+            entity[name] = value
+        google.put(entity)
+        for act in (store.lookup_many, lambda ids: store.rows(served, ids)):
+            assert set(act(["c1"])) == {"c1"}
+            with pytest.raises(UsageError) as error:
+                act(["c1", "c 2"])
+            assert f"the entity CustomerValue 'c 2' in g1.1 has no {name}" in str(error.value)
+            assert "\n" not in str(error.value)
+
+    def test_what_a_later_version_adds_is_passed_over(self, store: Store, google: datastore.Client) -> None:
+        fill(store, "g1", [prediction("c1")])
+        entity = google.get(google.key("CustomerValue", "c1", namespace="g1.1"))
+        entity["colour"] = "red"
+        google.put(entity)
+        assert store.read_back("g1", ["c1"]) == {"c1": prediction("c1") | {"generation": "g1"}}
+
+
+class TestPatience:
+    def test_a_reader_gives_up_when_it_said(self, store: Store, proxy: DatastoreProxy, datastore_uri: str) -> None:
+        fill(store, "g1", [prediction("c1")])
+        store.switch("g1", None)
+        with open_store(datastore_uri, patience_seconds=0.7) as reader:
+            served = reader.current()
+            assert served is not None
+            proxy.exhaust(60.0)
+            for act in (reader.current, lambda: reader.rows(served, ["c1"]), lambda: reader.lookup("c1")):
+                began = time.monotonic()
+                with pytest.raises(
+                    StoreFailed, match=r"in 0\.7 s and \d+ tries; the last answer was RESOURCE_EXHAUSTED"
+                ):
+                    act()
+                assert time.monotonic() - began < 1.5
+            proxy.exhaust(0.0)
+            assert set(reader.rows(served, ["c1"])) == {"c1"}
+
+    def test_an_answer_that_does_not_come_is_given_up_too(
+        self, store: Store, proxy: DatastoreProxy, datastore_uri: str
+    ) -> None:
+        with open_store(datastore_uri, patience_seconds=1.0) as reader:
+            assert reader.current() is None
+            proxy.faults = (slow(1.0, 4.0),)
+            began = time.monotonic()
+            with pytest.raises(StoreFailed, match="DEADLINE_EXCEEDED"):
+                reader.current()
+            assert time.monotonic() - began < 3
+            proxy.faults = ()
+
+    def test_a_publish_stays_as_patient_as_it_was(self, datastore_uri: str) -> None:
+        with open_store(datastore_uri) as patient, open_store(datastore_uri, patience_seconds=1.0) as reader:
+            assert isinstance(patient, DatastoreStore) and isinstance(reader, DatastoreStore)
+            assert patient._connection.patience.deadline_seconds == 300.0
+            assert reader._connection.patience.deadline_seconds == 1.0
+
+
 class TestExpiry:
     def test_rows_that_have_expired_are_not_served_though_they_are_there(self, datastore_uri: str) -> None:
         clock, ttl = SteppingClock(), timedelta(days=60)
@@ -173,6 +248,17 @@ class TestExpiry:
             assert store.lookup("c1") is not None
             assert store.lookup("c1") is None
             assert store.read_back("g1", ["c1"])
+
+    def test_nor_are_those_of_a_generation_that_a_reader_still_believes_in(self, datastore_uri: str) -> None:
+        clock, ttl = SteppingClock(), timedelta(days=60)
+        with open_store(datastore_uri, clock=clock) as store:
+            fill(store, "g1", [prediction("c1")])
+            store.switch("g1", None)
+            served = store.current()
+            assert served is not None and served.begun_at is not None
+            clock.now = served.begun_at + ttl - timedelta(seconds=2)
+            assert set(store.rows(served, ["c1"])) == {"c1"}
+            assert store.rows(served, ["c1"]) == {}
 
     def test_mended_rows_expire_with_the_generation_they_belong_to(
         self, datastore_uri: str, google: datastore.Client
@@ -242,6 +328,7 @@ class TestPublishingAnewAfterExpiry:
             assert begin(store, "g1") == attempt
             store.write("g1", attempt, batch_of(rows))
             assert store.current() == replace_known(store.find("g1"), served)
+            assert store.rows(served, ["c1"]) == {}, "what is staged is nobody's yet"
         store.expire(keep=0)
         assert of_generation(google, "g1") == {"g1.1": 1, "g1.3": 1}, (
             "the attempt overtaken is neither served nor staged"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -280,3 +281,78 @@ def test_the_layouts_do_not_differ_by_how_they_came_about(layout_1: str, tmp_pat
         with sqlite3.connect(tmp_path / name) as connection:
             described.append(connection.execute("PRAGMA table_info(generations)").fetchall())
     assert described[0] == described[1]
+
+
+def remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+class TestAFileThatIsNotThereAnyMore:
+    """A connection goes on reading a file that nobody can find any more, and would serve it for ever."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        for name, value in (("s.db", 1.0), ("other.db", 2.0)):
+            with open_store(f"sqlite://{tmp_path}/{name}", create=True) as store:
+                fill(store, f"g{value:.0f}", [prediction("c1", value)])
+                store.switch(f"g{value:.0f}", None)
+        return tmp_path / "s.db"
+
+    def test_deleted(self, path: Path) -> None:
+        with open_store(f"sqlite://{path}") as store:
+            assert store.current() is not None
+            remove(path)
+            with pytest.raises(StoreFailed, match=rf"^--serving 'sqlite://{path}' was deleted or replaced[^\n]*$"):
+                store.current()
+
+    def test_replaced(self, path: Path) -> None:
+        with open_store(f"sqlite://{path}") as store:
+            served = store.current()
+            assert served is not None
+            remove(path)
+            (path.parent / "other.db").rename(path)
+            for act in (store.current, lambda: store.rows(served, ["c1"])):
+                with pytest.raises(StoreFailed, match="was deleted or replaced since it was opened"):
+                    act()
+        with open_store(f"sqlite://{path}") as store:
+            current = store.current()
+            assert current is not None and current.name == "g2"
+
+    def test_moved_away_and_back(self, path: Path) -> None:
+        with open_store(f"sqlite://{path}") as store:
+            path.rename(path.parent / "away.db")
+            with pytest.raises(StoreFailed):
+                store.current()
+            (path.parent / "away.db").rename(path)
+            assert store.current() is not None
+
+    def test_a_publish_is_no_replacement(self, path: Path) -> None:
+        with open_store(f"sqlite://{path}") as reader, open_store(f"sqlite://{path}", create=True) as store:
+            fill(store, "g9", [prediction("c1", 9.0)])
+            store.switch("g9", "g1")
+            current = reader.current()
+            assert current is not None and current.name == "g9"
+
+
+def test_a_lock_is_waited_for_as_long_as_told(tmp_path: Path) -> None:
+    uri = f"sqlite://{tmp_path}/s.db"
+    open_store(uri, create=True).close()
+    locking = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+    locking.execute("PRAGMA locking_mode = EXCLUSIVE")
+    locking.execute("BEGIN EXCLUSIVE")
+    for patience in (0.1, 0.6):
+        began = time.monotonic()
+        with pytest.raises(StoreFailed, match="database is locked"):
+            open_store(uri, patience_seconds=patience)
+        assert patience * 0.9 < time.monotonic() - began < patience + 2
+    locking.close()
+
+
+def test_the_rows_of_a_generation_are_found_by_key(tmp_path: Path) -> None:
+    open_store(f"sqlite://{tmp_path}/s.db", create=True).close()
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        plan = " ".join(
+            row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sqlite_store._READ_BACK} (?, ?)", "gab")
+        )
+    assert "SEARCH p USING PRIMARY KEY (generation=? AND customer_id=?)" in plan
