@@ -115,7 +115,7 @@ def _from_lines(
         aggregate.CleanAndRoute(statements, work.bucket_directory)
     ).with_outputs(DEAD_LETTERS_TAG, COUNTS_TAG, main="parts")
     writer = aggregate.AggregateBucket(statements, work.parts, work.bucket_count, str(snapshot.cutoff))
-    made = _made(routed.parts, "AggregateBucket", writer)
+    made = _made(routed.parts, "AggregateBucket", writer, work)
     return _written(made, made[ACTIVITY_TAG], routed[DEAD_LETTERS_TAG], work, routed[COUNTS_TAG], *counts)
 
 
@@ -146,7 +146,7 @@ def _pushed_down(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snap
     letters = dead_batches | "ToLetters" >> beam.FlatMap(_letters)
     writer = collect_customers.CollectBucket(work.parts, work.bucket_count, str(snapshot.cutoff))
     counts = (fates[COUNTS_TAG], routed[COUNTS_TAG], *checked)
-    made = _made(routed.parts, "CollectBucket", writer)
+    made = _made(routed.parts, "CollectBucket", writer, work)
     parts = _written(made, fates[ACTIVITY_TAG], letters, work, *counts)
     return parts._replace(
         keep=KeepFeatures.of(query, source.features_table, snapshot) if source.features_table else None
@@ -186,10 +186,29 @@ def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
     return dead_letters.of_lines(raw, lines["reason"].to_pylist())
 
 
-def _made(routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket) -> Any:
+def _made(routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket, work: Work) -> Any:
     """What the writer makes of each bucket, by tag; the paths of the parts are ``paths``."""
     tags = (COUNTS_TAG, STATISTICS_TAG, ACTIVITY_TAG)
-    return routed | "GroupBuckets" >> beam.GroupByKey() | label >> beam.ParDo(writer).with_outputs(*tags, main="paths")
+    grouped = routed | "GroupBuckets" >> beam.GroupByKey()
+    if work.bucket_directory is None:
+        grouped = in_turn(grouped, "InTurn", work.output, work.attempt)
+    return grouped | label >> beam.ParDo(writer).with_outputs(*tags, main="paths")
+
+
+def in_turn(elements: PCollection[Any], label: str, output: str, attempt: str) -> PCollection[Any]:
+    """The elements, each only while the output is still this attempt's: the next step writes into it.
+
+    A job on other machines may go on after another attempt has begun, and would mix its files, made from what a table
+    held then, into the other's. Nothing is asked where the attempt has no name.
+    """
+    if not attempt:
+        return elements
+    return elements | label >> beam.Map(_in_turn, output, attempt)
+
+
+def _in_turn(element: Any, output: str, attempt: str) -> Any:
+    storage.require_attempt(output, attempt)
+    return element
 
 
 def _written(

@@ -1,4 +1,4 @@
-"""A job on Dataflow seen from the machine that launched it: its page, its progress, its end."""
+"""A job on Dataflow seen from the machine that launches it: its page and, where it waits, its progress and its end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from transforms.errors import JobFailed
+from transforms.errors import JobFailed, one_line
 
 if TYPE_CHECKING:
     from apache_beam import Pipeline
@@ -18,6 +18,34 @@ if TYPE_CHECKING:
 _LOGGER = "apache_beam.runners.dataflow.dataflow_runner"
 
 
+def submit(pipeline: Pipeline, name: str) -> Any:
+    """Submits the job and says on stderr where it is, or where the file is from which the service will start it.
+
+    Returns:
+      Beam's result, without a job (``has_job``) where there is only that file.
+
+    Raises:
+      JobFailed: the job was not accepted, or its files could not be written.
+    """
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        result = pipeline.run()
+    except (GoogleAPICallError, GoogleAuthError) as error:
+        raise JobFailed(f"Dataflow did not accept the job: {one_line(str(error))}") from error
+    except OSError as error:  # Beam's, of what it could not upload
+        raise JobFailed(f"the job's files were not written: {one_line(str(error))}") from error
+    if result.has_job:
+        page = job_page(result.job_id(), pipeline.options)
+        print(f"{name}: Dataflow job {result.job_id()}: {page}", file=sys.stderr)
+    else:
+        template = pipeline.options.view_as(GoogleCloudOptions).template_location
+        print(f"{name}: the job is written to {template}: the service starts it from there", file=sys.stderr)
+    return result
+
+
 def run(pipeline: Pipeline, name: str) -> None:
     """Submits the job, waits for its end and shows its state and messages on stderr.
 
@@ -25,22 +53,16 @@ def run(pipeline: Pipeline, name: str) -> None:
     the next attempt takes its directory over.
 
     Raises:
-      JobFailed: the job was not accepted, or was not done at its end. Its ``__cause__`` holds the whole story.
+      JobFailed: as ``submit``, or the job was not done at its end. Its ``__cause__`` holds the whole story.
     """
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError
 
-    try:
-        result = pipeline.run()
-    except (GoogleAPICallError, GoogleAuthError) as error:
-        raise JobFailed(f"Dataflow did not accept the job: {' '.join(str(error).split())}") from error
-    page = job_page(result.job_id(), pipeline.options)
-    print(f"{name}: Dataflow job {result.job_id()}: {page}", file=sys.stderr)
+    result = submit(pipeline, name)
     try:
         with _shown(name):
             result.wait_until_finish()
     except DataflowRuntimeException as error:
+        page = job_page(result.job_id(), pipeline.options)
         raise JobFailed(f"the Dataflow job ended as {result.state}: {reason(str(error))}; more on {page}") from error
     except BaseException:
         if not result.is_in_terminal_state():

@@ -36,6 +36,7 @@ _GS_DIRECTORY = (r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9](/.*)?", "a gs:// directory"
 _PATTERNS = {
     "temp_location": _GS_DIRECTORY,
     "staging_location": _GS_DIRECTORY,
+    "template_location": (r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9]/.*[^/]", "a gs:// file, which is written"),
     "project": (r"[a-z][-a-z0-9:.]+[a-z0-9]", "a project's id, which is neither its number nor its title"),
     "job_name": (
         r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?",
@@ -52,6 +53,33 @@ def chosen(options: PipelineOptions) -> bool:
     return name in (RUNNER.lower(), "dataflow")
 
 
+def waits(options: PipelineOptions) -> bool:
+    """Whether the command waits for its job: always, unless a job on Dataflow is to go on by itself.
+
+    ``--no_wait_until_finish`` says so, and so does ``--template_location``: Dataflow passes it to the launcher of a Flex
+    Template, where Beam writes the job as a file and the service starts it.
+    """
+    return not (chosen(options) and _detaching(options))
+
+
+def _detaching(options: PipelineOptions) -> str | None:
+    """The argument that asks for a job which nobody waits for."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, StandardOptions
+
+    if options.view_as(GoogleCloudOptions).template_location:
+        return "--template_location"
+    return "--no_wait_until_finish" if options.view_as(StandardOptions).no_wait_until_finish else None
+
+
+def check_elsewhere(options: PipelineOptions) -> None:
+    """Raises: UsageError where a job that is not Dataflow's would have to go on by itself."""
+    argument = _detaching(options)
+    if argument:
+        raise UsageError(
+            f"{argument} is not usable on this runner, whose job ends with the command: accepted is --runner {RUNNER}"
+        )
+
+
 def check(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
     """Refuses what Dataflow would refuse only after the graph is built and uploaded, or a worker after an hour.
 
@@ -61,9 +89,7 @@ def check(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
     Raises:
       UsageError: an argument is missing or not usable there.
     """
-    from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, StandardOptions, WorkerOptions
-
-    from transforms import storage
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, SetupOptions, WorkerOptions
 
     cloud = options.view_as(GoogleCloudOptions)
     needed = {
@@ -78,8 +104,6 @@ def check(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
         value = getattr(cloud, argument)
         if value is not None and not re.fullmatch(pattern, value):
             raise rejected(f"--{argument}", value, accepted)
-    if options.view_as(StandardOptions).no_wait_until_finish:
-        raise UsageError("--no_wait_until_finish is not usable: this command checks the output at the job's end")
     _check_as_beam_does(options)
     setup, image = options.view_as(SetupOptions), options.view_as(WorkerOptions).sdk_container_image
     if not setup.setup_file and not image:
@@ -88,11 +112,18 @@ def check(options: PipelineOptions, paths: Mapping[str, str | None]) -> None:
             "--setup_file PATH, or an image that holds it by --sdk_container_image"
         )
     for argument, path in paths.items():
-        if path and storage.is_local(path):
-            raise UsageError(
-                f"{argument} {path!r} is not usable with --runner {RUNNER}, whose workers do not see this machine's "
-                "files: accepted is a gs:// path"
-            )
+        require_shared(argument, path)
+
+
+def require_shared(argument: str, path: str | None) -> None:
+    """Raises: UsageError for a path that workers of Dataflow do not see."""
+    from transforms import storage
+
+    if path and storage.is_local(path):
+        raise UsageError(
+            f"{argument} {path!r} is not usable with --runner {RUNNER}, whose workers do not see this machine's "
+            "files: accepted is a gs:// path"
+        )
 
 
 def _check_as_beam_does(options: PipelineOptions) -> None:

@@ -7,6 +7,10 @@ directory holds raw/ (Parquet, one row a customer), transformed/ and transform_f
 analysed on the train split), dead_letters/ and, written last, manifest.json. Running the same
 command again does nothing; a half-written directory is made anew. Arguments not listed here go to
 Beam, such as --runner DataflowRunner --project P --region R --temp_location gs://bucket/temp.
+
+On Dataflow the command waits for the job, and whoever stops waiting stops it. With --no_wait_until_finish (or in a
+Flex Template, by --template_location) it submits the job, says where it is, and ends with 0: the job itself writes
+the manifest at its end.
 """
 
 from __future__ import annotations
@@ -46,41 +50,45 @@ class FeaturesOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[FeaturesOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = ArgumentParser("python -m pipelines.features", description=__doc__)
-        orders_arguments.add(parser)
-        orders_arguments.add_print_sql(parser)
-        parser.add_argument(
-            "--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start"
-        )
-        parser.add_argument(
-            "--horizon_days",
-            type=shared.days,
-            required=True,
-            help="whole days after the cutoff whose value is the label",
-        )
-        parser.add_argument(
-            "--history_days", type=shared.days, help="how far back features look (default: all history)"
-        )
-        parser.add_argument(
-            "--output",
-            type=shared.directory,
-            metavar="DIR",
-            help="the directory to make, local or gs://",
-        )
-        parser.add_argument(
-            "--reuse_transform", metavar="DIR",
-            help="a features directory whose transform is applied instead of analysing anew, "
-            "so that one model can learn from both snapshots",
-        )  # fmt: skip
-        parser.add_argument(
-            "--data_schema", metavar="FILE.pbtxt",
-            help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
-            "then refuses",
-        )  # fmt: skip
-        known, beam_arguments = parser.parse_known_args(argv)
+        arguments = parser()
+        known, beam_arguments = arguments.parse_known_args(argv)
         if known.output is None and not known.print_sql:
-            parser.error("the following arguments are required: --output")
+            arguments.error("the following arguments are required: --output")
         return cls(orders=OrdersArguments.take(known), **vars(known)), beam_arguments
+
+
+def parser() -> ArgumentParser:
+    """What the command accepts; the rest is Beam's."""
+    parser = ArgumentParser("python -m pipelines.features", description=__doc__)
+    orders_arguments.add(parser)
+    orders_arguments.add_print_sql(parser)
+    parser.add_argument(
+        "--cutoff", type=shared.date, required=True, help="YYYY-MM-DD, 00:00 UTC: features end and labels start"
+    )
+    parser.add_argument(
+        "--horizon_days",
+        type=shared.days,
+        required=True,
+        help="whole days after the cutoff whose value is the label",
+    )
+    parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
+    parser.add_argument(
+        "--output",
+        type=shared.directory,
+        metavar="DIR",
+        help="the directory to make, local or gs://",
+    )
+    parser.add_argument(
+        "--reuse_transform", metavar="DIR",
+        help="a features directory whose transform is applied instead of analysing anew, "
+        "so that one model can learn from both snapshots",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data_schema", metavar="FILE.pbtxt",
+        help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
+        "then refuses",
+    )  # fmt: skip
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:
-    """Makes the snapshot and returns its manifest."""
+    """Makes the snapshot and returns its manifest, an empty one where the job goes on by itself."""
     options, beam_arguments = FeaturesOptions.parse(argv)
     paths = {
         "--orders": options.orders.orders, "--output": options.output, "--reuse_transform": options.reuse_transform,
@@ -111,7 +119,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     arguments["transform"] = reused and reused["transform_fingerprint"]
     return snapshot_job.make(
         options.output, KIND, arguments,
-        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt),
+        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt), beam_options,
     )  # fmt: skip
 
 
@@ -122,7 +130,7 @@ def build_pipeline(
     """The job's graph: orders -> customers -> tf.Transform -> manifest."""
     import apache_beam as beam
 
-    from pipelines import customers, snapshot_job
+    from pipelines import customers, scratch, snapshot_job
     from transforms import storage
     from transforms.transform_customers import transform_customers
 
@@ -142,7 +150,7 @@ def build_pipeline(
         parts.paths,
         transformed=storage.join(output, "transformed"),
         transform_fn=storage.join(output, "transform_fn"),
-        temp=snapshot_job.temp(output, attempt),
+        temp=scratch.temp(output, attempt),
         reuse=reuse,
     )
     completion = snapshot_job.Completion(

@@ -103,6 +103,8 @@ def pipeline_options(
         dataflow_options.set_defaults(options)
         if step:
             dataflow_options.name_job(options, step, labels or {})
+    else:
+        dataflow_options.check_elsewhere(options)
     return options
 
 

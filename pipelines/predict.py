@@ -6,6 +6,10 @@ The features are computed by the same job that made the training snapshots; the 
 inside the model. The directory holds part-*.parquet with every column of the data contract's
 predictions, dead_letters/ and, written last, manifest.json. Running the same command again does
 nothing; a half-written directory is made anew. Arguments not listed here go to Beam.
+
+On Dataflow the command waits for the job, and whoever stops waiting stops it. With --no_wait_until_finish (or in a
+Flex Template, by --template_location) it submits the job, says where it is, and ends with 0: the job itself writes
+the manifest at its end.
 """
 
 from __future__ import annotations
@@ -44,34 +48,40 @@ class PredictOptions:
     @classmethod
     def parse(cls, argv: list[str] | None) -> tuple[PredictOptions, list[str]]:
         """Our arguments, and those left for Beam."""
-        parser = ArgumentParser("python -m pipelines.predict", description=__doc__)
-        orders_arguments.add(parser)
-        orders_arguments.add_print_sql(parser)
-        parser.add_argument(
-            "--as_of", type=shared.date,
-            help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
-        )  # fmt: skip
-        parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
-        parser.add_argument(
-            "--output",
-            type=shared.directory,
-            metavar="DIR",
-            help="the directory to make, local or gs://",
-        )
-        parser.add_argument(
-            "--data_schema", metavar="FILE.pbtxt",
-            help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
-            "then refuses",
-        )  # fmt: skip
-        parser.add_argument(
-            "--skew_thresholds", metavar="FILE.toml",
-            help="how far the customers may be from those the model learned from, where that differs from "
-            "transforms/skew.toml, which explains itself",
-        )  # fmt: skip
-        known, beam_arguments = parser.parse_known_args(argv)
+        arguments = parser()
+        known, beam_arguments = arguments.parse_known_args(argv)
         if known.output is None and not known.print_sql:
-            parser.error("the following arguments are required: --output")
+            arguments.error("the following arguments are required: --output")
         return cls(orders=OrdersArguments.take(known), **vars(known)), beam_arguments
+
+
+def parser() -> ArgumentParser:
+    """What the command accepts; the rest is Beam's."""
+    parser = ArgumentParser("python -m pipelines.predict", description=__doc__)
+    orders_arguments.add(parser)
+    orders_arguments.add_print_sql(parser)
+    parser.add_argument(
+        "--as_of", type=shared.date,
+        help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
+    parser.add_argument(
+        "--output",
+        type=shared.directory,
+        metavar="DIR",
+        help="the directory to make, local or gs://",
+    )
+    parser.add_argument(
+        "--data_schema", metavar="FILE.pbtxt",
+        help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
+        "then refuses",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skew_thresholds", metavar="FILE.toml",
+        help="how far the customers may be from those the model learned from, where that differs from "
+        "transforms/skew.toml, which explains itself",
+    )  # fmt: skip
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(argv: list[str] | None = None) -> dict[str, Any]:
-    """Makes the predictions and returns their manifest."""
+    """Makes the predictions and returns their manifest, an empty one where the job goes on by itself."""
     options, beam_arguments = PredictOptions.parse(argv)
     paths = {
         "--orders": options.orders.orders, "--output": options.output, "--model": options.model,
@@ -113,7 +123,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     arguments["model_version"] = model["model_version"]
     return snapshot_job.make(
         options.output, KIND, arguments,
-        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt),
+        lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt), beam_options,
     )  # fmt: skip
 
 
@@ -125,10 +135,10 @@ def build_pipeline(
     import apache_beam as beam
     from apache_beam.pvalue import AsSingleton
 
-    from pipelines import customers, score_customers, snapshot_job
+    from pipelines import customers, score_customers, scratch, snapshot_job
     from transforms import skew_thresholds, statistics, storage
 
-    output, temp = options.output, snapshot_job.temp(options.output, attempt)
+    output, temp = options.output, scratch.temp(options.output, attempt)
     pipeline = beam.Pipeline(options=beam_options)
     work = snapshot_job.work(
         output, KIND, storage.join(temp, "customers"), source, options.orders.buckets,
@@ -146,10 +156,11 @@ def build_pipeline(
         | "AllParts" >> beam.GroupByKey()
         | "DecileStarts" >> beam.MapTuple(lambda _, paths: score_customers.decile_starts(list(paths)))
     )
-    ranked = (
-        scored
-        | "SpreadScored" >> beam.Reshuffle()
-        | "AddDeciles" >> beam.Map(score_customers.add_deciles, AsSingleton(starts, default_value=[]), output)
+    spread = scored | "SpreadScored" >> beam.Reshuffle()
+    if not shared.is_local(beam_options):
+        spread = customers.in_turn(spread, "RankInTurn", output, attempt)
+    ranked = spread | "AddDeciles" >> beam.Map(
+        score_customers.add_deciles, AsSingleton(starts, default_value=[]), output
     )
     content = snapshot_job.content_of(source) | {
         "as_of": str(snapshot.cutoff), "horizon_days": snapshot.horizon_days, "history_days": snapshot.history_days,

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipelines import publish, publish_options, publish_places
+from pipelines import publish_conclude, publish_options, publish_places
 from pipelines.publish_options import CommandOptions
 from pipelines.publish_places import say
 from transforms.errors import rejected
@@ -49,7 +49,7 @@ def _lines(generation: Generation, is_current: bool) -> list[str]:
     lines = [
         f"{'*' if is_current else ' '} {generation.name}  {generation.state.value}, attempt {generation.attempt}, {when}",
         f"    as of {generation.as_of}, {generation.horizon_days} days, model {generation.model_version}",
-        f"    {held.rows:,} customers, total {held.total_value:,.2f}, {publish.described(generation.dead_letters)}",
+        f"    {held.rows:,} customers, total {held.total_value:,.2f}, {publish_conclude.described(generation.dead_letters)}",
     ]
     return lines + [f"    {about}: {said}" for about, said in sorted(generation.notes.items())]
 
@@ -79,9 +79,9 @@ def rollback(options: CommandOptions) -> dict[str, Any]:
         else:
             if warehouse:
                 warehouse.can_publish(found)
-            publish.switch(store, options.to, previous, {"rollback": options.reason})
+            publish_conclude.switch(store, options.to, previous, {"rollback": options.reason})
             say(f"{options.to}: is current again; before: {previous or 'none'}")
-        publish.complete(store, warehouse, options.to)
+        publish_conclude.complete(store, warehouse, options.to)
     return {"generation": options.to, "previous": previous}
 
 
@@ -89,7 +89,7 @@ def purge(options: CommandOptions) -> dict[str, Any]:
     """Deletes the generations beyond those to keep."""
     warehouse = publish_places.open_warehouse(options.places)
     with publish_places.open_existing(options.places) as store:
-        expired = publish.expire(store, warehouse, options.keep)
+        expired = publish_conclude.expire(store, warehouse, options.keep)
     if not expired:
         say("nothing to delete")
     return {"deleted": expired}

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines import publish, publish_guards, publish_places, publish_plan, publish_stage
+from pipelines import publish, publish_conclude, publish_guards, publish_places, publish_plan, publish_stage
 from pipelines.options import pipeline_options
 from pipelines.publish_input import Predictions
 from pipelines.publish_options import Options
@@ -38,7 +38,7 @@ def run(predictions: Predictions, options: Options) -> dict[str, Any]:
     planned = publish_plan.plan(
         new,
         current,
-        publish_guards.settle(publish.verdicts(new, current, options), options.overrides),
+        publish_guards.settle(publish_conclude.verdicts(new, current, options), options.overrides),
         _sizes(counted),
         Destination(
             places.serving, options.ramp, places.bigquery_table,

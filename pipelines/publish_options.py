@@ -38,6 +38,10 @@ afterwards (each has a --help of its own):
   python -m pipelines.publish replay   --serving URI --dead_letters DIR publish rows that were mended
 (all but status also want the --warehouse or --bigquery_table of the publish: both places change together)
 
+On Dataflow the command waits for its job and then switches. With --no_wait_until_finish (or in a Flex Template, by
+--template_location) it submits the job, says where it is, and ends with 0: the job's last step seals, judges, switches
+and expires, and a guard that trips fails the job.
+
 Arguments not listed here go to Apache Beam, such as --runner DirectRunner (default: FnApiRunner). Exit codes: 0 done,
 1 a job failed or another publish was first, 2 a bad argument or unusable predictions, 3 a guard tripped: what was
 current stays current."""
@@ -88,14 +92,8 @@ class CommandOptions:
     json: bool = False
 
 
-def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
-    """The arguments of a publish, and those that are Beam's.
-
-    Raises:
-      UsageError: one is missing or not usable.
-    """
-    from pipelines import publish_guards, publish_toml
-
+def parser() -> ArgumentParser:
+    """What a publish accepts; the rest is Beam's."""
     parser = ArgumentParser("python -m pipelines.publish", description=DESCRIPTION)
     parser.add_argument(
         "--predictions", required=True, metavar="DIR", help="what pipelines.predict wrote (with its manifest.json)"
@@ -132,10 +130,22 @@ def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
         "--dry_run", action="store_true",
         help="check every row and print the plan: rows, time, cost, difference from the current generation, guards",
     )  # fmt: skip
+    return parser
+
+
+def parse(argv: list[str] | None) -> tuple[Options, list[str]]:
+    """The arguments of a publish, and those that are Beam's.
+
+    Raises:
+      UsageError: one is missing or not usable.
+    """
+    from pipelines import publish_guards, publish_toml
+
+    arguments = parser()
     try:
-        known, beam_arguments = parser.parse_known_args(argv)
+        known, beam_arguments = arguments.parse_known_args(argv)
     except UsageError as error:
-        misplaced = next((given for given in parser.given if given in COMMANDS), None)
+        misplaced = next((given for given in arguments.given if given in COMMANDS), None)
         hint = f"; {misplaced} comes first: python -m pipelines.publish {misplaced} ..." if misplaced else ""
         raise UsageError(f"{error}{hint}") from None
     return Options(

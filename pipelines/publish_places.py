@@ -79,6 +79,8 @@ def require_same_warehouse(generation: Generation, places: Places) -> None:
 
 def require_writable(directory: str) -> None:
     """Raises: UsageError where nothing can be written to ``--dead_letters``; found out before all rows are staged."""
+    if not storage.is_local(directory) and not directory.startswith("gs://"):
+        raise rejected("--dead_letters", directory, "a directory, local or gs://, whose manifest can change")
     probe = storage.join(directory, f"_probe-{uuid.uuid4().hex}")
     try:
         storage.write_bytes(probe, b"")

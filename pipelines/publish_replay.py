@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from pipelines import publish, publish_places, publish_stage
+from pipelines import publish_conclude, publish_places, publish_stage
 from pipelines.publish_options import CommandOptions
 from pipelines.publish_places import say
 from pipelines.publish_stage import KIND, MENDED
@@ -158,9 +158,9 @@ def _replay(
     _amend(store, generation, book, content, reasons)
     found = store.find(generation.name)
     if found and found.published_at:
-        publish.complete(store, warehouse, generation.name)
+        publish_conclude.complete(store, warehouse, generation.name)
     _rewrite(book, letters, reasons)
-    say(f"{generation.name}: {mended.rows} mended rows in all, {publish.described(reasons)} left")
+    say(f"{generation.name}: {mended.rows} mended rows in all, {publish_conclude.described(reasons)} left")
     return content, reasons
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from pipelines.publish_conclude import Conclusion
+
 KIND = "dead_letters"
 MENDED = "mended-"  # begins the names of files of rows that pipelines.publish_replay adds
 SAMPLE_ROWS = 100  # of a batch, read back from the store
@@ -271,8 +273,10 @@ def _count(staged: Staged) -> None:
         beam.metrics.Metrics.counter("publish.dead_letters", reason).inc(number)
 
 
-def build_pipeline(pipeline: beam.Pipeline, predictions: Predictions, target: Target, shards: int, output: str) -> None:
-    """Reads, checks and stages; ends with a manifest in ``output``.
+def build_pipeline(
+    pipeline: beam.Pipeline, predictions: Predictions, target: Target, shards: int, output: str
+) -> pvalue.PCollection[Staged]:
+    """Reads, checks and stages; ends with a manifest in ``output`` and the total that it holds.
 
     Args:
       shards: how many workers write at a time at most, each with its share of the rate.
@@ -301,11 +305,12 @@ def build_pipeline(pipeline: beam.Pipeline, predictions: Predictions, target: Ta
     together = (
         staged[_REPEATED_TAG] | "Together" >> beam.GroupByKey() | "StageRepeated" >> beam.ParDo(StageRepeated(target))
     )
-    (
+    return (
         (staged.staged, together)
         | "All" >> beam.Flatten()
         | "ToList" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-        | "Manifest" >> beam.Map(_write_manifest, output, target.generation)
+        | "Total" >> beam.Map(_total, predictions.directory, predictions.rows)
+        | "Manifest" >> beam.Map(write_manifest, output, target)
     )
 
 
@@ -316,14 +321,30 @@ def _read_shard(
         yield from publish_input.read_batches(predictions.directory, source, predictions.digests[source[0]])
 
 
-def _write_manifest(batches: list[Staged], output: str, generation: str) -> None:
-    write_manifest(output, generation, Staged.total(batches))
+def _total(batches: list[Staged], directory: str, rows: int) -> Staged:
+    """Raises: JobFailed where rows were lost or came twice on the way."""
+    staged = Staged.total(batches)
+    if staged.rows != rows:
+        raise JobFailed(f"--predictions {directory!r} gave {staged.rows} rows, its manifest says {rows}")
+    return staged
 
 
-def write_manifest(directory: str, generation: str, staged: Staged) -> None:
-    """Ends the directory of a generation's dead letters."""
-    content = {"kind": KIND, "generation": generation, **asdict(staged)}
-    storage.write_bytes(storage.join(directory, storage.MANIFEST), json.dumps(content, indent=2).encode())
+def write_manifest(staged: Staged, directory: str, target: Target) -> Staged:
+    """Ends the directory of a generation's dead letters, unless it has the manifest of this attempt or a later one.
+
+    That one stays: this step may be repeated, and replays may have changed the manifest since.
+
+    Returns:
+      ``staged``, for the next step.
+    """
+    uri = storage.join(directory, storage.MANIFEST)
+    content = {"kind": KIND, "generation": target.generation, "attempt": target.attempt, **asdict(staged)}
+    text, found = json.dumps(content, indent=2).encode(), None
+    while not storage.compare_and_set(uri, text, found):
+        found = storage.read_bytes(uri)
+        if json.loads(found).get("attempt", 0) >= target.attempt:
+            break
+    return staged
 
 
 def read_manifest(directory: str) -> Staged:
@@ -332,14 +353,15 @@ def read_manifest(directory: str) -> Staged:
     return Staged(content, found["dead_letters"], tuple(found["parts"]), found["figures"])
 
 
-def _refuse_mended(output: str) -> None:
-    """Raises: UsageError where deleting the directory would lose rows that somebody mended."""
-    mended = [path for path in storage.list_files(output, ".parquet") if os.path.basename(path).startswith(MENDED)]
+def clear_letters(directory: str) -> None:
+    """Deletes what an attempt left. Raises: UsageError where rows that somebody mended would be lost with it."""
+    mended = [path for path in storage.list_files(directory, ".parquet") if os.path.basename(path).startswith(MENDED)]
     if mended:
         raise UsageError(
-            f"{output} holds rows that were mended and published into a generation which is not there any more: move the "
+            f"{directory} holds rows that were mended and published into a generation which is not there any more: move the "
             "directory away, publish, put it back in the new one's place and replay"
         )
+    storage.delete_directory(directory)
 
 
 def run(predictions: Predictions, target: Target, shards: int, beam_options: PipelineOptions, output: str) -> Staged:
@@ -349,14 +371,26 @@ def run(predictions: Predictions, target: Target, shards: int, beam_options: Pip
       UsageError: a worker met unusable input.
       JobFailed: rows were lost or came twice on the way.
     """
-    _refuse_mended(output)
-    storage.delete_directory(output)  # of an attempt that was interrupted
+    clear_letters(output)
     pipeline = beam.Pipeline(options=beam_options)
     build_pipeline(pipeline, predictions, target, shards, output)
     run_job.execute(pipeline, "publish")
-    staged = read_manifest(output)
-    if staged.rows != predictions.rows:
-        raise JobFailed(
-            f"--predictions {predictions.directory!r} gave {staged.rows} rows, its manifest says {predictions.rows}"
-        )
-    return staged
+    return read_manifest(output)
+
+
+def submit(
+    predictions: Predictions, target: Target | None, shards: int, beam_options: PipelineOptions, conclusion: Conclusion
+) -> None:  # fmt: skip
+    """Sends a job on its way that stages, unless there is no target, and then concludes the publish by itself.
+
+    Raises:
+      UsageError, JobFailed: as ``clear_letters`` and ``run_job.execute``.
+    """
+    pipeline = beam.Pipeline(options=beam_options)
+    if target:
+        clear_letters(target.dead_letters)
+        staged = build_pipeline(pipeline, predictions, target, shards, target.dead_letters)
+    else:
+        staged = pipeline | "Sealed" >> beam.Create([None])
+    staged | "Conclude" >> beam.Map(conclusion.run)
+    run_job.execute(pipeline, "publish")

@@ -1,4 +1,4 @@
-"""Runs a Beam job to its end, and tells a person what a person can mend."""
+"""Runs a Beam job to its end, or sends it on its way, and tells a person what a person can mend."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from transforms import progress
 from transforms.errors import JobFailed, UsageError
 
 
-def execute(pipeline: beam.Pipeline, name: str) -> None:
+def execute(pipeline: beam.Pipeline, name: str) -> bool:
     """Runs the job with its progress shown under ``name``, and waits for its end, on Dataflow too.
+
+    Returns:
+      Whether the job has ended: False where it goes on by itself (``dataflow_options.waits``).
 
     Raises:
       UsageError: a worker met unusable input; its message alone, without the traceback around it.
       JobFailed: a worker met a failure that is told in one line, or the job on Dataflow was not done at its end.
     """
+    if not dataflow_options.waits(pipeline.options):
+        dataflow_job.submit(pipeline, name)
+        return False
     log = logging.getLogger("apache_beam.runners.common")
     log.addFilter(_not_of_usage)
     # "No shards found" only says that there was no dead letter.
@@ -29,6 +35,7 @@ def execute(pipeline: beam.Pipeline, name: str) -> None:
                 dataflow_job.run(pipeline, name)
             else:
                 pipeline.run().wait_until_finish()
+        return True
     except Exception as error:
         meant = _meant(error)
         if meant is None:

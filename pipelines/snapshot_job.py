@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, PCollection
 
-from pipelines import customers, run_job
+from pipelines import customers, dataflow_options, run_job, scratch
 from pipelines.customers import CustomerParts, Work
 from transforms import activity, schema, skew, statistics, storage, version
 from transforms.buckets import Count, bucket_count
@@ -26,12 +27,10 @@ from transforms.statistics import Statistics
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipelines.keep_features import KeepFeatures
     from pipelines.orders_source import OrdersSource
-
-# Scratch space inside the output, of one attempt; removed before the manifest is written.
-_BUCKETS, _TEMP = "_buckets", "_temp"
 
 STATISTICS, SKEW = "statistics", "skew.json"  # in the output
 
@@ -66,23 +65,8 @@ def work(
       buckets: how many there are to be; by default as many as the source's lines need.
       local: whether the workers share this machine's files.
     """
-    directory = customers.local_directory(scratch(output, _BUCKETS, attempt)) if local else None
+    directory = customers.local_directory(scratch.buckets(output, attempt)) if local else None
     return Work(kind, output, parts, buckets or bucket_count(source.rows), directory, attempt)
-
-
-def scratch(output: str, name: str, attempt: str) -> str:
-    # Named by the attempt, so that one which is overtaken does not clear what the next one works with.
-    return storage.join(output, f"{name}-{attempt}" if attempt else name)
-
-
-def temp(output: str, attempt: str) -> str:
-    """A directory for the workers of this attempt, wherever the output is."""
-    return scratch(output, _TEMP, attempt)
-
-
-def clear_scratch(output: str, attempt: str) -> None:
-    for name in (_BUCKETS, _TEMP):
-        storage.delete_directory(scratch(output, name, attempt))
 
 
 @dataclass(frozen=True)
@@ -170,6 +154,9 @@ class _Complete(beam.DoFn):
         *written: list[Any],
     ) -> Iterator[dict[str, Any]]:
         this = self.completion
+        is_repeat = storage.exists(storage.join(this.output, storage.MANIFEST))
+        if not is_repeat:
+            self._require_attempt()  # one that was overtaken writes nothing into the directory of the next
         ledger = Ledger.of(counts)
         if this.lines is not None and ledger.read != this.lines:
             raise UsageError(
@@ -182,6 +169,9 @@ class _Complete(beam.DoFn):
         (daily,) = days
         if (first_days := sum(daily["first_days"].to_pylist())) != rows:
             raise RuntimeError(f"{rows} customers were counted, but {first_days} first days")
+        scratch.clear(this.output, this.attempt)
+        if not is_repeat:
+            scratch.clear_all(this.output)
         content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **this.content}
         content["parts"] = sorted(parts, key=lambda part: part["name"])
         if ledger.dead_letters:
@@ -189,19 +179,27 @@ class _Complete(beam.DoFn):
         if this.kind == "features" and "transform_fingerprint" not in content:
             content["transform_fingerprint"] = _transform_fingerprint(storage.join(this.output, "transform_fn"))
         (customers,) = described
-        statistics.write(storage.join(this.output, STATISTICS), customers)
+        if not is_repeat:
+            statistics.write(storage.join(this.output, STATISTICS), customers)
         if this.data_schema:
             content["anomalies"] = require_schema(customers, this.data_schema, labels=this.kind == "features")
         if this.training and this.thresholds:
             content["skew"] = require_alike(this.training, customers, this.thresholds, this.output)
         if this.data_schema and this.data_schema.wanted is None:
             _infer_schema(customers, this.data_schema.uri)
-        if self.keep and not storage.exists(storage.join(this.output, storage.MANIFEST)):
-            storage.require_attempt(this.output, this.attempt)
+        if self.keep and not is_repeat:
+            self._require_attempt()
             self.keep.run()
-        clear_scratch(this.output, this.attempt)
         content |= _activity(daily)  # last: it is long
         yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
+
+    def _require_attempt(self) -> None:
+        """Raises: UsageError where another attempt has begun since; this one's scratch goes."""
+        try:
+            storage.require_attempt(self.completion.output, self.completion.attempt)
+        except UsageError:
+            scratch.clear(self.completion.output, self.completion.attempt)
+            raise
 
 
 def _activity(daily: pa.Table) -> dict[str, Any]:
@@ -299,7 +297,7 @@ def complete(
     *written: PCollection[Any],
 ) -> PCollection[dict[str, Any]]:  # fmt: skip
     """Completes the directory once its ``parts`` (see ``storage.write_parquet``) and all that is ``written`` are there."""
-    return (
+    completed = (
         pipeline
         | "Last" >> beam.Create([None])
         | "Complete"
@@ -312,26 +310,57 @@ def complete(
             *map(AsList, (customer_parts.dead_letters, *written)),
         )
     )
+    if not dataflow_options.waits(pipeline.options):  # nobody else will: the worker's log has what the command says
+        kind, output = completion.kind, completion.output
+        completed | "Report" >> beam.Map(lambda manifest, kind, output: report(kind, manifest, output), kind, output)
+    return completed
 
 
-def make(output: str, kind: str, arguments: dict[str, Any], build: Callable[[str], beam.Pipeline]) -> dict[str, Any]:
-    """Runs the job that ``build`` makes for an attempt, unless its output is there already; returns the manifest.
+def make(
+    output: str, kind: str, arguments: dict[str, Any], build: Callable[[str], beam.Pipeline], beam_options: PipelineOptions
+) -> dict[str, Any]:  # fmt: skip
+    """Runs the job that ``build`` makes for an attempt, unless its output is there already.
+
+    Returns:
+      The manifest; an empty one where the job is to write it (``dataflow_options.waits``). Where nobody waits there is
+      always a job: the launch of a template that made none would count as failed.
 
     Raises:
       UsageError: the output holds something else, or the orders turn out unusable on the way.
     """
     attempt = uuid.uuid4().hex[:12]
+    interrupted = storage.exists(storage.join(output, storage.STARTED))
     manifest = storage.begin(output, kind, arguments, attempt)
     if manifest:
         print(f"{kind}: {output} is already complete", file=sys.stderr)
+        if not dataflow_options.waits(beam_options):
+            run_job.execute(_confirming(beam_options, output, kind, arguments), kind)
         return manifest
-    try:
-        run_job.execute(build(attempt), kind)
-    finally:
-        clear_scratch(output, attempt)
+    if interrupted:
+        print(f"{kind}: {output} held an attempt that did not end, and its scratch space: deleted", file=sys.stderr)
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(scratch.clear, output, attempt)
+        if not run_job.execute(build(attempt), kind):
+            leaving.pop_all()  # the job works in it, and clears it in its last step
+            print(f"{kind}: {output} is complete once it has a {storage.MANIFEST}", file=sys.stderr)
+            return {}
     manifest = storage.read_manifest(output, kind)
     report(kind, manifest, output)
     return manifest
+
+
+def _confirming(options: PipelineOptions, output: str, kind: str, arguments: dict[str, Any]) -> beam.Pipeline:
+    """A job of one step for an output that is complete: looks at its manifest again."""
+    pipeline = beam.Pipeline(options=options)
+    pipeline | "Last" >> beam.Create([None]) | "Confirm" >> beam.Map(_confirm, output, kind, arguments)
+    return pipeline
+
+
+def _confirm(_: None, output: str, kind: str, arguments: dict[str, Any]) -> None:
+    manifest = storage.read_manifest(output, kind)
+    if manifest["arguments"] != json.loads(json.dumps(arguments, default=str)):
+        raise UsageError(f"{output} was made anew with other arguments while this job was on its way")
+    report(kind, manifest, output)
 
 
 def report(kind: str, manifest: dict[str, Any], output: str) -> None:

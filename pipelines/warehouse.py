@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -239,7 +240,7 @@ class LocalWarehouse:
         target = self.path(generation.as_of)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         # A leading underscore keeps half-written files out of what dataset readers list.
-        staged = os.path.join(os.path.dirname(target), f"_{generation.name}.{os.getpid()}.writing")
+        staged = os.path.join(os.path.dirname(target), f"_{generation.name}.{uuid.uuid4().hex}.writing")
         try:
             _write_sorted(parts, staged, generation.name)
             # Asked while nobody else can replace the partition: of two publishes the later one's rows stay.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines import dataflow_job
+from transforms.errors import JobFailed
 
 WORKER = """Dataflow pipeline failed. State: FAILED, Error:
 Error message from worker: Traceback (most recent call last):
@@ -31,3 +32,17 @@ The above exception was the direct cause of the following.
 )
 def test_the_reason_is_the_error_without_what_stands_around_it(text: str, told: str) -> None:
     assert dataflow_job.reason(text) == told
+
+
+def test_files_that_cannot_be_uploaded_are_told_in_one_line() -> None:
+    """Beam tries for minutes before it says so; here it has."""
+
+    class Refused:
+        def run(self) -> None:
+            raise OSError("Could not upload to GCS path gs://b/t: access denied.\n Please verify your credentials")
+
+    with pytest.raises(JobFailed) as error:
+        dataflow_job.submit(Refused(), "features")  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "the job's files were not written: Could not upload to GCS path gs://b/t: access denied. Please verify your credentials"
+    )

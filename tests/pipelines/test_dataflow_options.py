@@ -76,7 +76,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
     ("argument", "value"),
     [
         ("--temp_location", "temp"), ("--temp_location", "s3://b1/temp"), ("--temp_location", "gs://"), ("--temp_location", "gs://b1/t"),
-        ("--staging_location", "/staging"), ("--project", "123456"), ("--project", "My project"),
+        ("--staging_location", "/staging"), ("--template_location", "/t.json"), ("--template_location", "gs://b1/t/"), ("--project", "123456"), ("--project", "My project"),
         ("--job_name", "Features"), ("--job_name", "f-"), ("--job_name", "f_1"),
         ("--labels", "Team=growth"), ("--labels", "team=Growth"), ("--labels", "1=x"), ("--labels", "team"),
         ("--labels", "{'team'"), ("--labels", "{team}"), ("--labels", "team=" + "x" * 64),
@@ -99,8 +99,13 @@ def test_more_workers_at_the_start_than_there_may_be_are_refused() -> None:
     assert message == "num_workers (5) cannot exceed max_num_workers (2)"
 
 
-def test_a_command_that_would_not_wait_is_refused() -> None:
-    assert refused([*DATAFLOW, "--no_wait_until_finish"]).startswith("--no_wait_until_finish is not usable")
+@pytest.mark.parametrize("argument", [("--no_wait_until_finish",), ("--template_location", "gs://bucket/t.json")])
+def test_only_a_job_on_dataflow_goes_on_by_itself(argument: tuple[str, ...]) -> None:
+    assert dataflow_options.waits(options.pipeline_options(DATAFLOW))
+    assert not dataflow_options.waits(options.pipeline_options([*DATAFLOW, *argument]))
+    for runner in ([], ["--runner", "DirectRunner"], ["--runner", "FlinkRunner"]):
+        message = refused([*runner, *argument])
+        assert message.startswith(f"{argument[0]} is not usable on this runner") and "DataflowRunner" in message
 
 
 def test_code_without_a_way_to_the_workers_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

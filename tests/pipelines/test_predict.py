@@ -138,14 +138,13 @@ def test_nothing_after_as_of_is_seen(cycle: Cycle, earlier: Path) -> None:
 
 
 def keep_customers(monkeypatch: pytest.MonkeyPatch) -> list[pa.Table]:
-    """Gets the customers behind a prediction, whose scratch space stays."""
+    """Gets the customers behind a prediction, before its scratch space goes."""
     kept: list[pa.Table] = []
 
     def read(output: str, *_: str) -> None:
-        (customers,) = Path(output).glob("_temp*/customers")
-        kept.append(read_rows(customers))
+        kept.extend(map(read_rows, Path(output).glob("_temp*/customers")))
 
-    monkeypatch.setattr("pipelines.snapshot_job.clear_scratch", read)
+    monkeypatch.setattr("pipelines.scratch.clear", read)
     return kept
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import publish, publish_guards, publish_input, publish_stage
+from pipelines import publish, publish_conclude, publish_guards, publish_input, publish_stage
 from pipelines.warehouse import LocalWarehouse
 from serving.sqlite_store import SqliteStore
 from serving.store import PointerMoved, Store, Superseded, Written, open_store
@@ -312,7 +312,7 @@ def test_arguments_are_refused_in_one_line(place: Place, capsys: pytest.CaptureF
 
 
 BOUNDARIES = [
-    (SqliteStore, "begin"), (publish, "stage"), (LocalWarehouse, "stage"), (SqliteStore, "seal"), (publish, "guard"),
+    (SqliteStore, "begin"), (publish, "stage"), (LocalWarehouse, "stage"), (SqliteStore, "seal"), (publish_conclude, "guard"),
     (SqliteStore, "switch"), (LocalWarehouse, "publish"), (SqliteStore, "expire"),
 ]  # fmt: skip
 
@@ -376,16 +376,16 @@ def test_a_process_killed_while_staging(place: Place) -> None:
         assert [g.attempt for g in store.generations()] == [2]
 
 
-def during(phase: str, then: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def during(owner: Any, phase: str, then: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs ``then`` once, when the publish under test reaches ``phase``."""
-    original = getattr(publish, phase)
+    original = getattr(owner, phase)
 
     def interrupted(*arguments: Any) -> Any:
-        monkeypatch.setattr(publish, phase, original)
+        monkeypatch.setattr(owner, phase, original)
         then()
         return original(*arguments)
 
-    monkeypatch.setattr(publish, phase, interrupted)
+    monkeypatch.setattr(owner, phase, interrupted)
 
 
 def test_of_two_publishes_at_once_the_loser_is_told_who_won(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +395,7 @@ def test_of_two_publishes_at_once_the_loser_is_told_who_won(place: Place, monkey
         place.predictions("slow", [prediction("c1", 1.3)]),
     )
     results: list[dict[str, Any]] = []
-    during("guard", lambda: results.append(place.publish(fast)), monkeypatch)
+    during(publish_conclude, "guard", lambda: results.append(place.publish(fast)), monkeypatch)
     with pytest.raises(PointerMoved) as lost:
         place.publish(slow)
     assert lost.value.winner is not None
@@ -407,7 +407,7 @@ def test_of_two_publishes_at_once_the_loser_is_told_who_won(place: Place, monkey
 def test_the_same_publish_at_once_is_one_publish(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = place.predictions("p", [prediction("c1")])
     results: list[dict[str, Any]] = []
-    during("guard", lambda: results.append(place.publish(directory)), monkeypatch)
+    during(publish_conclude, "guard", lambda: results.append(place.publish(directory)), monkeypatch)
     assert place.publish(directory) == results[0]
 
 
@@ -433,7 +433,7 @@ def test_a_slow_copy_does_not_undo_a_later_publish(place: Place, monkeypatch: py
         place.predictions("slow", [prediction("c1", 2.0)]),
         place.predictions("fast", [prediction("c1", 3.0)]),
     )
-    during("complete", lambda: place.publish(fast), monkeypatch)
+    during(publish_conclude, "complete", lambda: place.publish(fast), monkeypatch)
     place.publish(slow)
     assert place.served("c1")["c1"]["predicted_value"] == 3.0
     assert place.warehouse().column("predicted_value").to_pylist() == [3.0]
@@ -463,7 +463,7 @@ def test_a_file_that_changes_while_it_is_published_is_noticed(
     part = f"{directory}/part-00001.parquet"
     whole = Path(part).read_bytes()
     original = pq.read_table(part)
-    during("stage", lambda: pq.write_table(original.slice(1), part), monkeypatch)
+    during(publish, "stage", lambda: pq.write_table(original.slice(1), part), monkeypatch)
     assert "is not the file that its manifest speaks of" in place.refused(capsys, directory)
     assert place.served("c1", "c3") == {}
     Path(part).write_bytes(whole)

@@ -15,7 +15,7 @@ import grpc
 import pyarrow as pa
 import pytest
 
-from pipelines import publish
+from pipelines import publish, publish_conclude
 from serving.store import PointerMoved, open_store
 from tests.emulators.datastore_proxy import DatastoreProxy, refused, reply_lost, slow
 from tests.emulators.services import Datastore
@@ -132,7 +132,7 @@ def test_what_only_the_store_finds_out_is_a_dead_letter_too(cloud: Cloud, monkey
 
 def test_of_two_publishes_at_once_one_wins_and_the_other_says_who(cloud: Cloud) -> None:
     directories = [cloud.predictions(f"p{seed}", customers(600, seed=seed)) for seed in (1, 2)]
-    barrier, original = threading.Barrier(2), publish.guard
+    barrier, original = threading.Barrier(2), publish_conclude.guard
 
     def together(*arguments: Any) -> Any:
         judged = original(*arguments)
@@ -146,7 +146,7 @@ def test_of_two_publishes_at_once_one_wins_and_the_other_says_who(cloud: Cloud) 
             return lost
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(publish, "guard", together)
+        patch.setattr(publish_conclude, "guard", together)
         results = list(pool.map(run, directories))
     (won,) = [each for each in results if isinstance(each, dict)]
     (lost,) = [each for each in results if isinstance(each, PointerMoved)]

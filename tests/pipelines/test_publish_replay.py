@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import publish, publish_options, publish_replay
+from pipelines import publish, publish_conclude, publish_options, publish_replay
 from pipelines.warehouse import LocalWarehouse
 from serving.sqlite_store import SqliteStore
 from serving.store import Written, open_store
@@ -171,7 +171,7 @@ CHANGES = [
 # Between which another replay may come; all are outside of locks, which it would wait for.
 STEPS = [
     (publish_replay, "_write_whole"), (publish_replay.Book, "changed"), (SqliteStore, "add"), (LocalWarehouse, "append"),
-    (SqliteStore, "amend"), (publish, "complete"), (publish_replay, "_delete"),
+    (SqliteStore, "amend"), (publish_conclude, "complete"), (publish_replay, "_delete"),
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import features, options, orders_arguments, predict, snapshot_job
+from pipelines import features, options, orders_arguments, predict, run_job, snapshot_job
 from pipelines.snapshot_job import Completion, Ledger, _Complete
 from tests.pipelines import features_data
 from transforms import activity, storage
@@ -254,4 +254,31 @@ def test_scratch_space_is_gone_after_a_failure(command: str, tmp_path: Path, mon
     expected = {"_buckets"} if command == "features" else {"_buckets", "_temp"}
     assert before and all(expected <= seen for seen in before)
     assert storage.STARTED in names(output) and storage.MANIFEST not in names(output)
+    assert not scratch(output)
+
+
+# --- Overtaken ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["features", "predict"])
+def test_a_job_that_was_overtaken_writes_no_part(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Workers elsewhere go on when another attempt has begun; here from the moment at which the job is submitted."""
+    monkeypatch.setattr("pipelines.options.is_local", lambda _: False)
+    output, execute = tmp_path / "out", run_job.execute
+
+    def overtaken(pipeline: Any, name: str) -> bool:
+        started = storage.read_bytes(str(output / storage.STARTED))
+        storage.write_bytes(str(output / storage.STARTED), started.replace(b'"attempt": "', b'"attempt": "later-'))
+        return execute(pipeline, name)
+
+    monkeypatch.setattr(run_job, "execute", overtaken)
+    argv = ["--orders", features_data.shop_file(), "--output", str(output)]
+    with pytest.raises(UsageError, match="was begun anew by another run: this one does not finish it"):
+        if command == "features":
+            features.run([*argv, *map(str, WINDOW), "--reuse_transform", analysed()])
+        else:
+            predict.run([*argv, "--model", features_data.shop_cycle().model])
+    assert not [path for path in output.rglob("*") if path.suffix == ".parquet" or path.name == storage.MANIFEST]
     assert not scratch(output)
