@@ -10,9 +10,8 @@ much later. Hence every part is asked what is there instead of remembering what 
                     under one job id, and seal the same figures. Another attempt's record ends it: Superseded
     guards          read only, and compare with what was current at the beginning, so that a repeat judges alike; the
                     registry is asked anew, as its champion of the moment of the switch counts
-    switch          left out once the attempt is current; asserts what was current at the beginning. Back at that
-                    beginning, after a rollback, the generation's record has another time than at the launch: nobody is
-                    led forward again
+    switch          left out once the attempt is current; asserts what was current at the beginning, and that the
+                    generation has not become current since: after a rollback nobody is led forward again
     partition       reconciles with what the store says became current last, whoever asks
     expire          reached by who is current alone; deletions can be repeated
 """
@@ -24,23 +23,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipelines.publish_options import Options
-from transforms.errors import JobFailed, UsageError
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.publish_guards import Judgement, Verdict
     from pipelines.publish_stage import Staged
     from pipelines.warehouse import Warehouse
     from serving.store import Generation, Store
-
-
-class WentBack(JobFailed):
-    """The generation was switched to and left again since the publish began; nothing was changed."""
-
-    def __init__(self, name: str, current: Generation | None) -> None:
-        now = current.described() if current else "no generation"
-        super().__init__(
-            f"generation {name} was not switched to again: it has been current since this publish began, and {now} is now"
-        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Conclusion:
             judgement.require()
             if warehouse:
                 warehouse.can_publish(sealed)
-            self._switch(store, judgement.notes)
+            switch(store, name, previous, judgement.notes, self.begun)
             result["switched"] = True
             say(f"{name}: is current now; previous generation: {previous or 'none'}")
         complete(store, warehouse, name)
@@ -141,13 +130,6 @@ class Conclusion:
         store.seal(name, self.begun.attempt, content, letters)
         say(f"{name}: {content.rows} rows staged, {described(letters)}{_cost(staged)}")
 
-    def _switch(self, store: Store, notes: Mapping[str, str]) -> None:
-        name, found, current = self.begun.name, store.find(self.begun.name), store.current()
-        is_current = current is not None and current.name == name
-        if found and found.published_at != self.begun.published_at and not is_current:
-            raise WentBack(name, current)
-        switch(store, name, self._previous, notes)
-
 
 def guard(sealed: Generation, current: Generation | None, options: Options) -> Judgement:
     """What the guards say of a staged generation.
@@ -171,16 +153,19 @@ def verdicts(new: Generation, current: Generation | None, options: Options) -> l
     return publish_guards.judge(new, current, options.settings.guards, answer)
 
 
-def switch(store: Store, name: str, previous: str | None, notes: Mapping[str, str]) -> None:
+def switch(
+    store: Store, name: str, previous: str | None, notes: Mapping[str, str], known: Generation | None = None
+) -> None:
     """Moves the pointer from ``previous``; fine as well when another run of the same publish just did.
 
     Raises:
       PointerMoved: a publish of something else won.
+      WentBack: it became current since it was ``known``, and was left again.
     """
     from serving.store import PointerMoved
 
     try:
-        store.switch(name, previous, notes)
+        store.switch(name, previous, notes, known)
     except PointerMoved as lost:
         if lost.winner is None or lost.winner.name != name:
             raise

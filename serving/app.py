@@ -32,6 +32,8 @@ What each customer will be worth: predictions made in batches, published as a wh
 
 All of one answer is of one generation, the published set of predictions that it names. A publish or a rollback is
 seen within {seconds:g} seconds. Where the store does not answer, the answer is 503 and says when to come again."""
+# Longer than Google's front ends keep theirs (600): they must not send a request into a connection that is just closed.
+KEEP_ALIVE_SECONDS = 620
 CLOSING_SECONDS = 10  # for answers under way when the service is told to end; Cloud Run grants as many
 
 
@@ -60,18 +62,18 @@ def create_app(options: AppOptions) -> Gate:
         yield
         reader.threads.stop()
 
-    app = _described_app(options, lifespan)
-    app.include_router(api.router(reader, metrics))
+    app, routes = _described_app(options, lifespan), api.router(reader, metrics)
+    app.include_router(routes)
     app.include_router(api.pages())
     tokens = Bearer(options.audience, options.callers) if options.audience else None
     # The pointer is read, perhaps twice, and the rows between: each within the store's time.
-    return Gate(app, tokens, metrics, options.most_requests, 4 * options.store_seconds, api.BODY_SECONDS)
+    seconds = 4 * options.store_seconds
+    return Gate(api.DirectRoutes(routes, app), tokens, metrics, options.most_requests, seconds, api.BODY_SECONDS)
 
 
 def _described_app(options: AppOptions, lifespan: Any) -> FastAPI:
     from fastapi import FastAPI
     from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect
 
     from serving import docs_page
     from transforms.version import VERSION
@@ -81,38 +83,20 @@ def _described_app(options: AppOptions, lifespan: Any) -> FastAPI:
         docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
     app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _failed)
     docs_page.add(app, with_tokens=options.audience is not None)
     return app
 
 
-# What is no coroutine the framework hands to a thread, for which many would have to wait.
-async def _problem(_: Any, problem: Any) -> Response:
+async def _refused(_: Any, error: Any) -> Response:
+    """What the framework refuses, as a problem like any other. A coroutine: others it hands to a pool of threads."""
     from fastapi import Response
 
+    if error.status_code == 405:
+        problem = Problem("method_not_allowed", f"accepted is {error.headers['Allow']}", error.headers)
+    else:
+        problem = Problem("no_such_page" if error.status_code == 404 else "invalid_request", "/docs says what there is")
     headers = {"cache-control": "no-store", **problem.headers}
     return Response(problem.body(), problem.status, headers, problems.MEDIA_TYPE)
-
-
-async def _gone(_: Any, error: Any) -> None:
-    """Who went away before the request was complete gets no answer, and is no failure."""
-
-
-async def _refused(request: Any, error: Any) -> Response:
-    """What the framework refuses, as a problem like any other."""
-    if error.status_code == 405:
-        return await _problem(
-            request, Problem("method_not_allowed", f"accepted is {error.headers['Allow']}", error.headers)
-        )
-    code = "no_such_page" if error.status_code == 404 else "invalid_request"
-    return await _problem(request, Problem(code, "/docs says what there is"))
-
-
-async def _failed(request: Any, _: Exception) -> Response:
-    """A defect; the framework raises it on, and the gate logs it."""
-    return await _problem(request, Problem("internal_error", "the service's log says more"))
 
 
 def server(options: AppOptions) -> uvicorn.Server:
@@ -123,7 +107,7 @@ def server(options: AppOptions) -> uvicorn.Server:
     config = uvicorn.Config(
         create_app(options), host=options.host, port=options.port, loop="uvloop", http=BoundedProtocol, ws="none",
         lifespan="on", access_log=False, log_config=None, server_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=CLOSING_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=CLOSING_SECONDS,
     )  # fmt: skip
     return uvicorn.Server(config)
 

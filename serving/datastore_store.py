@@ -31,6 +31,7 @@ from serving.store import (
     State,
     Store,
     Superseded,
+    WentBack,
     Writing,
     Written,
     switched_at,
@@ -72,8 +73,20 @@ class DatastoreStore(Store):
         self._writer: tuple[str, int, Writer] | None = None
 
     def current(self) -> Generation | None:
-        pointer, found = records.read_all(self._connection)
-        return _served(pointer, found[pointer.generation]) if pointer else None
+        # By keys: a query would read every generation, and the lookup service asks this often.
+        pointer = records.read_pointer(self._connection)
+        while pointer:
+            record = records.read_record(self._connection, pointer.generation)
+            if record and record.gone_at is None:
+                return _served(pointer, record)
+            # Only what is not current is deleted: it was left between the two readings.
+            before, pointer = pointer, records.read_pointer(self._connection)
+            if pointer == before:
+                raise UsageError(
+                    f"{self._connection.uri}: the current generation {before.generation!r} has no record: switch to another "
+                    "one (python -m pipelines.publish rollback)"
+                )
+        return None
 
     def generations(self) -> list[Generation]:
         _, found = records.read_all(self._connection)
@@ -150,7 +163,13 @@ class DatastoreStore(Store):
 
         self._connection.transact(work)
 
-    def switch(self, name: str, expected_current: str | None, notes: Mapping[str, str] | None = None) -> None:
+    def switch(
+        self,
+        name: str,
+        expected_current: str | None,
+        notes: Mapping[str, str] | None = None,
+        known: Generation | None = None,
+    ) -> None:
         token, now = secrets.token_hex(8), self._clock()
 
         def work(transaction: Transaction) -> None:
@@ -160,6 +179,8 @@ class DatastoreStore(Store):
             if (pointer.generation if pointer else None) != expected_current:
                 raise PointerMoved(name, expected_current, _served(pointer, current) if pointer and current else None)
             sealed = _sealed(name, found, "become current")
+            if known and known.published_at != sealed.generation.published_at:
+                raise WentBack(name, _served(pointer, current) if pointer and current else None)
             expires_at = _expires_at(sealed)
             if expires_at <= now:
                 raise UsageError(

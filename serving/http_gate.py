@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from starlette.requests import ClientDisconnect
+
 from serving.problems import MEDIA_TYPE, Problem
 from serving.service_metrics import ServiceMetrics
 
@@ -80,6 +82,8 @@ class Gate:
         except Problem as problem:
             if not status:
                 await send_problem(sending, problem)
+        except ClientDisconnect:
+            pass  # who went away before the request was complete gets no answer, and is no failure
         except Exception:
             _log.exception("%s %s failed", scope["method"], _route(scope))
             if not status:

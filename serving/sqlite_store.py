@@ -29,6 +29,7 @@ from serving.store import (
     Store,
     StoreFailed,
     Superseded,
+    WentBack,
     Written,
     switched_at,
     utc_now,
@@ -228,13 +229,21 @@ class SqliteStore(Store):
             self._hold_to(name, content)
             self._describe(name, content, dead_letters)
 
-    def switch(self, name: str, expected_current: str | None, notes: Mapping[str, str] | None = None) -> None:
+    def switch(
+        self,
+        name: str,
+        expected_current: str | None,
+        notes: Mapping[str, str] | None = None,
+        known: Generation | None = None,
+    ) -> None:
         with self._transaction():
-            current = self.current()
+            current, found = self.current(), self.find(name)
             if (current.name if current else None) != expected_current:
                 raise PointerMoved(name, expected_current, current)
             self._assert_sealed(name, "become current")
-            at = switched_at(self._clock(), current, self.find(name))
+            if known and found and known.published_at != found.published_at:
+                raise WentBack(name, current)
+            at = switched_at(self._clock(), current, found)
             self._connection.execute("INSERT OR REPLACE INTO pointer VALUES (1, ?)", (name,))
             self._connection.execute(
                 "UPDATE generations SET published_at = ?, notes = ? WHERE name = ?",

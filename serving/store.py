@@ -53,6 +53,17 @@ class PointerMoved(JobFailed):
         self.winner = winner
 
 
+class WentBack(JobFailed):
+    """The generation became current and was left again since the caller looked at it; nothing was changed."""
+
+    def __init__(self, generation: str, current: Generation | None) -> None:
+        now = current.described() if current else "no generation"
+        super().__init__(
+            f"generation {generation} was not switched to again: it has been current since this publish began, and {now} is "
+            "now"
+        )
+
+
 class Superseded(JobFailed):
     """The generation was deleted, or begun again by another publish, while this one was staging it."""
 
@@ -223,11 +234,22 @@ class Store(abc.ABC):
         """
 
     @abc.abstractmethod
-    def switch(self, name: str, expected_current: str | None, notes: Mapping[str, str] | None = None) -> None:
+    def switch(
+        self,
+        name: str,
+        expected_current: str | None,
+        notes: Mapping[str, str] | None = None,
+        known: Generation | None = None,
+    ) -> None:
         """Makes a sealed generation current, in one transaction that asserts which one was current before.
+
+        Args:
+          known: the generation as the caller saw it: then it is also asserted that it has not become current since. Who
+            may be late, or repeat what was done, leads nobody forward again after a rollback.
 
         Raises:
           PointerMoved: another generation is current than the expected one.
+          WentBack: it is not as ``known`` any more.
           UsageError: the generation is unknown, not sealed, or has expired.
         """
 

@@ -24,8 +24,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import features, predict, publish, publish_guards
-from pipelines.publish_conclude import WentBack
-from serving.store import Generation, State, open_store
+from serving.store import Generation, State, WentBack, open_store
 from tests.dataflow import run_staged
 from tests.dataflow.stub import JOBS, DataflowStub, Ending, Job
 from tests.emulators.services import FirestoreInDatastoreMode

@@ -24,6 +24,7 @@ from serving.store import (
     State,
     Store,
     Superseded,
+    WentBack,
     Written,
 )
 from transforms import schema
@@ -366,6 +367,21 @@ class StoreContract:
         store.switch("g1", "g2")  # a rollback is a switch like any other
         current = store.current()
         assert current is not None and current.name == "g1"
+
+    def test_who_is_late_does_not_lead_forward_again(self, store: Store) -> None:
+        for name in ("g1", "g2"):
+            fill(store, name, [prediction("c1")])
+        store.switch("g1", None)
+        known = store.find("g2")
+        store.switch("g2", "g1", known=known)
+        store.switch("g1", "g2")  # somebody rolled back
+        with pytest.raises(WentBack, match=r"g2 was not switched to again: .* generation g1 .* is now"):
+            store.switch("g2", "g1", known=known)
+        current = store.current()
+        assert current is not None and current.name == "g1"
+        store.switch("g2", "g1", known=store.find("g2"))  # who knows of the rollback means it
+        current = store.current()
+        assert current is not None and current.name == "g2"
 
     def test_of_many_switches_at_once_one_wins(self, open_store: Callable[[], Store]) -> None:
         rivals = [f"g{i}" for i in range(8)]
