@@ -1,8 +1,8 @@
 """Makes a Flex Template: its image where asked to, and the file in Cloud Storage that a launch names.
 
 The file says which image to start and which parameters there are (templates/NAME/metadata.json). The image must have
-been built and pushed, with the arguments TEMPLATE and IMAGE of templates/Dockerfile; --build does that first, by
-Cloud Build, or by Docker on this machine with --build docker. Every command is shown before it runs.
+been built and pushed, with the arguments TEMPLATE, IMAGE and CODE_VERSION of templates/Dockerfile; --build does that
+first, by Cloud Build, or by Docker on this machine with --build docker. Every command is shown before it runs.
 
 examples:
   python -m templates.build publish --template gs://shop/templates/publish.json --build \\
@@ -22,6 +22,7 @@ from templates import gcloud, image, metadata
 from templates.parameters import FILE, TEMPLATES
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError
+from transforms.version import code_version
 
 CLOUD, DOCKER = "cloud", "docker"
 _ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +91,7 @@ def image_commands(options: Options) -> list[list[str]]:
         return []
     if not (_ROOT / "templates" / "Dockerfile").exists() or not (_ROOT / "pyproject.toml").exists():
         raise UsageError("--build needs the repository, and this is an installed package: run it from a checkout")
-    given = {"TEMPLATE": options.name, "IMAGE": options.image}
+    given = {"TEMPLATE": options.name, "IMAGE": options.image, "CODE_VERSION": code_version()}
     if options.build == CLOUD:
         substitutions = ",".join(f"_{key}={value}" for key, value in given.items())
         return [[

@@ -14,7 +14,7 @@ from typing import Self
 
 COMMAND = (sys.executable, "-m", "serving.app")
 # The same command, but for where Google's keys are: in the tests Google is a server of this machine.
-_WITH_KEYS_OF = """
+WITH_KEYS_OF = """
 import functools, sys
 from serving import app, bearer
 bearer.Bearer = functools.partial(bearer.Bearer, keys_url=sys.argv.pop(1))
@@ -44,7 +44,7 @@ class Service:
             "--store_seconds",
             "1",
         )
-        self._command = COMMAND if keys_url is None else (sys.executable, "-c", _WITH_KEYS_OF, keys_url)
+        self._command = COMMAND if keys_url is None else (sys.executable, "-c", WITH_KEYS_OF, keys_url)
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -20,7 +20,7 @@ from tests.serving.image_process import content, ended, own, python, read_only, 
 from tests.serving.service import publish
 from tests.serving.store_contract import prediction
 from tests.templates import environment
-from tests.templates.dockerfile import instructions
+from tests.templates.dockerfile import Copy, instructions
 from tests.templates.environment import SERVICE, Container, Environment
 
 ROOT = environment.CONTEXT
@@ -74,6 +74,9 @@ def test_the_recipe() -> None:
     )
     assert runs.index("pip check") > runs.index(install)
     assert [each.value for each in found if each.keyword == "ARG"] == ["CODE_VERSION"]
+    uploaded = (ROOT / ".gcloudignore").read_text().splitlines()
+    copies = [copied for each in found if each.keyword == "COPY" and (copied := Copy.parse(each))]
+    assert all(f"!/{source.split('/')[0]}" in uploaded for copied in copies for source in copied.sources)
     lines = text.splitlines()
     for line, before in zip(lines[1:], lines, strict=False):
         assert not line.startswith("RUN") or before.startswith(("# ", "COPY ")), f"{line}: what is it for?"
@@ -169,6 +172,7 @@ def test_it_knows_which_code_it_is(made: Environment, container: Container) -> N
 @pytest.mark.templates
 def test_the_entry_point_alone_listens_to_everybody_and_then_wants_tokens(container: Container, uri: str) -> None:
     assert container.command == ("python", "-m", "serving.app", "--host", "0.0.0.0")
+    assert container.user is not None, "nothing needs to be root"
     done = ended(container, "--serving", uri, "--no_auth")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --no_auth with --host '0.0.0.0' is not usable"), done.stderr
@@ -210,7 +214,7 @@ def test_callers_show_a_token(container: Container, uri: str) -> None:
     entry, module, *rest = container.command[0], container.command[1:3], *container.command[3:]
     assert module == ("-m", "serving.app")
     with GoogleKeys() as google:
-        keyed = replace(container, command=(entry, "-c", page_service._WITH_KEYS_OF, google.url, *rest))
+        keyed = replace(container, command=(entry, "-c", page_service.WITH_KEYS_OF, google.url, *rest))
         access = ("--audience", AUDIENCE, "--caller", EMAIL)
         with started(keyed, "--serving", uri, *access) as service:
             assert service.client.value("c1").status == 401

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = "europe-west1"
 BUCKET = "clv-templates"
 NAMES = ("publish", "features", "predict")
+CODE_VERSION = "0.1.0-of-the-image"  # what the images were told when they were built
 _SECONDS = 240.0
 
 
@@ -96,7 +97,7 @@ def opened(
     _make_bucket()
     with variables.leading_to(storage.url, folder) as leading:
         told = {"STORAGE_EMULATOR_HOST": storage.url, "NO_GCE_CHECK": "true", "OMP_NUM_THREADS": "1", **leading, **more}
-        images = {image_name(name): made.image(name, image_name(name), told) for name in NAMES}
+        images = {image_name(name): made.image(name, image_name(name), told, CODE_VERSION) for name in NAMES}
         with DataflowStub(lambda job: execute(job, images, folder), images=images) as service:
             yield Cloud(service, images, gcloud.environment(folder / "gcloud", storage.url, service.url), BUCKET)
 

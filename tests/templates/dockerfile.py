@@ -1,10 +1,11 @@
 """What a Dockerfile says: its instructions, the files it copies from the context, the values of its variables.
 
-Only what ``templates/Dockerfile`` uses is understood. Anything else is an error, so that nothing is passed over.
+Only what ``templates/Dockerfile`` and ``serving/Dockerfile`` use is understood. Anything else is an error, so that nothing is passed over.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_KEYWORDS = {"ARG", "COPY", "ENTRYPOINT", "ENV", "FROM", "RUN", "WORKDIR"}
+_KEYWORDS = {"ARG", "COPY", "ENTRYPOINT", "ENV", "FROM", "RUN", "USER", "WORKDIR"}
 
 
 class NotUnderstood(ValueError):
@@ -112,6 +113,43 @@ def _pattern(line: str) -> re.Pattern[str]:
 def copy(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(file, target)
+
+
+def declared(instruction: Instruction, given: Mapping[str, str]) -> tuple[str, str]:
+    """The name of an ARG and its value in a build that was given these; empty where it was given none, as in Docker.
+
+    Raises:
+      NotUnderstood: it has a default.
+    """
+    if not re.fullmatch(r"\w+", instruction.value):
+        raise NotUnderstood(f"{instruction}: a name alone is understood")
+    return instruction.value, given.get(instruction.value, "")
+
+
+def words(instruction: Instruction) -> list[str]:
+    """The words of an ENTRYPOINT.
+
+    Raises:
+      NotUnderstood: they are for a shell, or none.
+    """
+    try:
+        found = json.loads(instruction.value)
+    except ValueError:
+        found = None
+    if not found or not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise NotUnderstood(f'{instruction}: a list is understood, ["program", "argument"]')
+    return found
+
+
+def user(instruction: Instruction) -> int:
+    """The number of a USER.
+
+    Raises:
+      NotUnderstood: a name, whose number only the image's own files know, or root.
+    """
+    if not re.fullmatch(r"[1-9]\d*", instruction.value):
+        raise NotUnderstood(f"{instruction}: a number other than root's is understood")
+    return int(instruction.value)
 
 
 def assigned(instruction: Instruction, known: Mapping[str, str]) -> tuple[str, str]:

@@ -1,12 +1,16 @@
-"""What the template's image holds, made on this machine of templates/Dockerfile alone.
+"""What an image holds, made on this machine of its Dockerfile alone.
 
-    environment = make(print)                       # .venv-template: what the commands of the Dockerfile install
+    environment = make(print)                       # .venv-template: what the commands of templates/Dockerfile install
     image = environment.image("publish", "host/project/publish:1", variables)    # its Python and variables
 
+    service = make(print, SERVICE).container({"CODE_VERSION": "0.1.0-1a2b3c"})   # .venv-service, of serving/Dockerfile
+    subprocess.Popen([*service.command, ...], cwd=service.folder, env=service.variables)
+
 There is no Docker here. So the RUN lines are carried out in a new virtual environment of this interpreter's Python, and
-the folder /template is one below it that holds exactly what COPY copies; no other path of the image is used. What
-comes from other images (Beam's harness, Google's launcher) is not ours and is left out. Everything else is done as the
-Dockerfile says it, by pip's commands with uv where the flags mean the same; a line that is not understood is an error.
+the folder of the image that COPY fills (/template, /service) is one below it that holds exactly that; no other path of
+the image is used. What comes from other images (Beam's harness, Google's launcher) is not ours and is left out.
+Everything else is done as the Dockerfile says it, by pip's commands with uv where the flags mean the same; a line that
+is not understood is an error.
 
 The environment has no dependency of the tests, and cannot import the checkout. It is kept for the next run; what the
 Dockerfile, the lock or the sources changed is done anew from there on, as Docker would.
@@ -30,13 +34,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.dataflow.flex_templates import Image
-from tests.templates.dockerfile import Copy, Ignored, Instruction, NotUnderstood, assigned, copy, instructions
+from tests.templates import dockerfile
+from tests.templates.dockerfile import Copy, Ignored, Instruction, NotUnderstood, copy, instructions
 
 CONTEXT = Path(__file__).resolve().parents[2]
-HOME = CONTEXT / ".venv-template"
 # Debian's packages that the image adds to its base, and the library this machine must have for each.
 _LIBRARIES = {"libgomp1": "libgomp.so.1"}
-_IN_IMAGE = re.compile(r"(?<![\w./-])/template(?![\w.-])")  # the image's folder, where it begins a path
+_OF_AN_IMAGE = ("ARG", "ENV", "RUN", "USER", "ENTRYPOINT")  # what may stand from the first ARG on
+_NOWHERE = "/nonexistent"  # the home of a user that is not root, as Debian calls it
 # Flags of pip and uv's words for them; those of None concern what uv does not do anyway.
 _UV = {
     "--no-cache-dir": None,
@@ -56,32 +61,102 @@ class CannotMake(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Environment:
-    """The installed environment: ``template`` and ``home`` are the image's /template and its user's home.
+class Recipe:
+    """What is made, and where.
 
-    ``last`` are the instructions that depend on which template it is.
+    Attributes:
+      dockerfile: its path in the context.
+      folder: the one folder of the image that COPY fills and the commands name.
+      home: the environment's directory on this machine.
+      size: about how large that becomes.
     """
 
-    python: Path
-    template: Path
+    dockerfile: str
+    folder: str
     home: Path
+    size: str
+
+    def mapped(self, text: str) -> str:
+        """A text with the image's folder, where it begins a path, as it is here."""
+        return re.sub(rf"(?<![\w./-]){re.escape(self.folder)}(?![\w.-])", str(self.here), text)
+
+    @property
+    def here(self) -> Path:
+        return self.home / self.folder.strip("/")
+
+    @property
+    def python(self) -> Path:
+        return self.home / "bin" / "python"
+
+
+TEMPLATE = Recipe("templates/Dockerfile", "/template", CONTEXT / ".venv-template", "3.5 GB")
+SERVICE = Recipe("serving/Dockerfile", "/service", CONTEXT / ".venv-service", "130 MB")
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a started image would be: its process, the folder it starts in, its variables, and its user (None is root)."""
+
+    command: tuple[str, ...]
+    folder: Path
+    variables: Mapping[str, str]
+    user: int | None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The installed environment: ``folder`` and ``home`` are the image's folder and its root's home.
+
+    ``last`` are the instructions from the first ARG on, which depend on what a build is given.
+    """
+
+    recipe: Recipe
     last: tuple[Instruction, ...]
 
-    def image(self, template: str, name: str, variables: Mapping[str, str]) -> Image:
+    @property
+    def python(self) -> Path:
+        return self.recipe.python
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.here
+
+    @property
+    def home(self) -> Path:
+        return self.recipe.home / "home"
+
+    def container(self, given: Mapping[str, str]) -> Container:
+        """What is started of an image that was built with these arguments.
+
+        Raises:
+          CannotMake: a last command of the Dockerfile fails with them.
+        """
+        arguments, own = dict[str, str](), dict[str, str]()
+        command, user = list[str](), None
+        for instruction in self.last:
+            if instruction.keyword == "ARG":
+                arguments.update([dockerfile.declared(instruction, given)])
+            elif instruction.keyword == "ENV":
+                key, value = dockerfile.assigned(instruction, arguments)
+                own[key] = self.recipe.mapped(value)
+            elif instruction.keyword == "RUN":
+                _shell(instruction, self.recipe, own)
+            elif instruction.keyword == "USER":
+                user = dockerfile.user(instruction)
+            else:
+                command = [self.recipe.mapped(word) for word in dockerfile.words(instruction)]
+        home = str(self.home) if user is None else _NOWHERE
+        path = {"PATH": f"{self.python.parent}:{os.defpath}", "HOME": home, "LANG": "C.UTF-8"}
+        return Container(tuple(command), self.folder, {**path, **own}, user)
+
+    def image(self, template: str, name: str, variables: Mapping[str, str], code_version: str = "") -> Image:
         """The image of one template, under its full name, its processes with these variables beside its own.
 
         Raises:
           CannotMake: a last command of the Dockerfile fails for it.
         """
-        given, own = {"TEMPLATE": template, "IMAGE": name}, dict[str, str]()
-        for instruction in self.last:
-            if instruction.keyword == "ENV":
-                key, value = assigned(instruction, given)
-                own[key] = _mapped(value, self.template)
-            elif instruction.keyword == "RUN":
-                _shell(instruction, self, own)
-        path = {"PATH": f"{self.python.parent}:{os.defpath}", "HOME": str(self.home), "LANG": "C.UTF-8"}
-        return Image(str(self.python), {**path, **own, **variables})
+        made = self.container({"TEMPLATE": template, "IMAGE": name, "CODE_VERSION": code_version})
+        return Image(str(self.python), {**made.variables, **variables})
 
 
 @dataclass(frozen=True)
@@ -93,37 +168,51 @@ class _Layer:
     key: str
 
 
-def make(say: Say = lambda _: None, home: Path = HOME, context: Path = CONTEXT) -> Environment:
+def make(say: Say = lambda _: None, recipe: Recipe = TEMPLATE, context: Path = CONTEXT) -> Environment:
     """Makes the environment, or what is missing of it; two processes take turns.
 
     Raises:
       CannotMake: a command of the Dockerfile fails.
       NotUnderstood: the Dockerfile has an instruction that cannot be carried out here.
     """
-    found = instructions((context / "templates" / "Dockerfile").read_text())
-    # From the first ARG on an instruction may depend on which template it is.
+    found = instructions((context / recipe.dockerfile).read_text())
+    # From the first ARG on an instruction may depend on what the build is given.
     first = next((index for index, each in enumerate(found) if each.keyword == "ARG"), len(found))
-    environment = Environment(home / "bin" / "python", home / "template", home / "home", tuple(found[first:]))
-    for instruction in environment.last:
-        if instruction.keyword not in ("ARG", "ENV", "RUN", "ENTRYPOINT"):
-            raise NotUnderstood(f"{instruction}: not understood behind the first ARG")
-    layers = _layers(found[:first], context)
-    home.mkdir(exist_ok=True)
-    with open(home / "lock", "w") as lock:
+    environment = Environment(recipe, tuple(found[first:]))
+    _require_last(environment.last)
+    layers = _layers(found[:first], recipe, context)
+    recipe.home.mkdir(exist_ok=True)
+    with open(recipe.home / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _complete(layers, environment, home, say)
+        _complete(layers, environment, say)
     return environment
 
 
-def _layers(found: Sequence[Instruction], context: Path) -> list[_Layer]:
+def _require_last(last: Sequence[Instruction]) -> None:
+    """Raises: NotUnderstood for what cannot be carried out for one image alone."""
+    user = None
+    for instruction in last:
+        if instruction.keyword not in _OF_AN_IMAGE:
+            raise NotUnderstood(f"{instruction}: not understood behind the first ARG")
+        if instruction.keyword == "ARG":
+            dockerfile.declared(instruction, {})
+        elif instruction.keyword == "USER":
+            user = dockerfile.user(instruction)
+        elif instruction.keyword == "ENTRYPOINT":
+            dockerfile.words(instruction)
+        elif instruction.keyword == "RUN" and user is not None:
+            raise NotUnderstood(f"{instruction}: not understood behind USER")
+
+
+def _layers(found: Sequence[Instruction], recipe: Recipe, context: Path) -> list[_Layer]:
     """Raises: NotUnderstood for what cannot be carried out."""
     ignored = Ignored((context / ".dockerignore").read_text())
     layers, key = list[_Layer](), sys.version
     for instruction in found:
-        if instruction.keyword not in ("FROM", "COPY", "RUN") and instruction != Instruction("WORKDIR", "/template"):
+        if instruction.keyword not in ("FROM", "COPY", "RUN") and instruction != Instruction("WORKDIR", recipe.folder):
             raise NotUnderstood(f"{instruction}: not understood before the first ARG")
         if instruction.keyword == "RUN":
-            _require_understood(instruction)
+            _require_understood(instruction, recipe)
         copied = Copy.parse(instruction) if instruction.keyword == "COPY" else None
         files = tuple(copied.files(context, ignored)) if copied else ()
         made = hashlib.sha256(f"{key}\0{instruction}".encode())
@@ -134,32 +223,34 @@ def _layers(found: Sequence[Instruction], context: Path) -> list[_Layer]:
     return layers
 
 
-def _complete(layers: Sequence[_Layer], environment: Environment, home: Path, say: Say) -> None:
+def _complete(layers: Sequence[_Layer], environment: Environment, say: Say) -> None:
     """Carries out the layers from the first on that is not there."""
-    stamp = home / "layers.json"
+    recipe = environment.recipe
+    stamp = recipe.home / "layers.json"
     done = json.loads(stamp.read_text()) if stamp.exists() else []
     same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1].key, zip(done, layers, strict=False)))
     if same == len(layers):
         return
     if not any(layer.instruction.value.startswith("pip install ") for layer in layers[:same]):
         same = 0  # what another lock no longer names must not stay
-        _begin(environment, home, say)
+        _begin(environment, say)
     # The folder as the copies leave it, without what later commands put there.
-    shutil.rmtree(environment.template, ignore_errors=True)
-    environment.template.mkdir()
+    shutil.rmtree(recipe.here, ignore_errors=True)
+    recipe.here.mkdir()
     for index, layer in enumerate(layers):
         for file, target in layer.files:
-            copy(file, Path(_mapped(target, environment.template)))
+            copy(file, Path(recipe.mapped(target)))
         if index >= same:
             stamp.write_text(json.dumps([each.key for each in layers[:index]]))
             if layer.instruction.keyword == "RUN":
                 say(str(layer.instruction))
-                _run(layer.instruction, environment)
+                _run(layer.instruction, recipe)
     stamp.write_text(json.dumps([each.key for each in layers]))
 
 
-def _begin(environment: Environment, home: Path, say: Say) -> None:
-    say(f"a new environment in {home.name} with Python {sys.version.split()[0]}, about 3.5 GB")
+def _begin(environment: Environment, say: Say) -> None:
+    home = environment.recipe.home
+    say(f"a new environment in {home.name} with Python {sys.version.split()[0]}, about {environment.recipe.size}")
     for path in home.iterdir():
         if path.name != "lock":
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -169,21 +260,21 @@ def _begin(environment: Environment, home: Path, say: Say) -> None:
     (home / ".gitignore").write_text("*\n")
 
 
-def _require_understood(instruction: Instruction) -> None:
+def _require_understood(instruction: Instruction, recipe: Recipe) -> None:
     """Raises: NotUnderstood for a command of Debian or of pip that has no known equivalent here."""
     if instruction.value.startswith("apt-get "):
         _packages(instruction)
     elif instruction.value.startswith("pip install "):
-        _pip_words(instruction)
+        _pip_words(instruction, recipe)
 
 
-def _run(instruction: Instruction, environment: Environment) -> None:
+def _run(instruction: Instruction, recipe: Recipe) -> None:
     if instruction.value.startswith("apt-get "):
         _require_libraries(_packages(instruction))
     elif instruction.value.startswith("pip install "):
-        _install(_pip_words(instruction), environment)
+        _install(_pip_words(instruction, recipe), recipe)
     else:
-        _shell(instruction, environment, {})
+        _shell(instruction, recipe, {})
 
 
 def _packages(instruction: Instruction) -> list[str]:
@@ -210,38 +301,38 @@ def _require_libraries(packages: Sequence[str]) -> None:
             raise CannotMake(f"the image's package {package} is missing on this machine: {error}") from error
 
 
-def _pip_words(instruction: Instruction) -> list[str]:
+def _pip_words(instruction: Instruction, recipe: Recipe) -> list[str]:
     """What stands behind ``pip install``."""
     words = shlex.split(instruction.value)[2:]
     for word in words:
-        if word not in _UV and not word.startswith("/template/"):
+        if word not in _UV and not word.startswith(f"{recipe.folder}/"):
             raise NotUnderstood(f"{instruction}: {word} is not a flag whose meaning is the same for uv")
     return words
 
 
-def _install(words: Sequence[str], environment: Environment) -> None:
-    flags = [_mapped(flag, environment.template) for flag in (_UV.get(word, word) for word in words) if flag]
+def _install(words: Sequence[str], recipe: Recipe) -> None:
+    flags = [recipe.mapped(flag) for flag in (_UV.get(word, word) for word in words) if flag]
     if "-r" not in words:
         flags.append("--no-cache")  # uv remembers what it once built of a folder
-    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--python", str(environment.python)]
-    variables = _variables(environment)
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--python", str(recipe.python)]
+    variables = _variables(recipe)
     if "PIP_INDEX_URL" in variables:
         variables.setdefault("UV_DEFAULT_INDEX", variables["PIP_INDEX_URL"])
     try:
-        _call([*uv, "--system-certs", *flags], variables, environment.template)
+        _call([*uv, "--system-certs", *flags], variables, recipe.here)
     except CannotMake:  # no certificates in the system: uv has its own
-        _call([*uv, *flags], variables, environment.template)
+        _call([*uv, *flags], variables, recipe.here)
 
 
-def _shell(instruction: Instruction, environment: Environment, variables: Mapping[str, str]) -> None:
-    command = _mapped(instruction.value, environment.template)
-    _call(["/bin/sh", "-c", command], {**_variables(environment), **variables}, environment.template)
+def _shell(instruction: Instruction, recipe: Recipe, variables: Mapping[str, str]) -> None:
+    command = recipe.mapped(instruction.value)
+    _call(["/bin/sh", "-c", command], {**_variables(recipe), **variables}, recipe.here)
 
 
-def _variables(environment: Environment) -> dict[str, str]:
+def _variables(recipe: Recipe) -> dict[str, str]:
     """This process's, which know the way to the packages, without what would have Python look elsewhere for modules."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    return {**kept, "PATH": f"{environment.python.parent}:{os.defpath}"}
+    return {**kept, "PATH": f"{recipe.python.parent}:{os.defpath}"}
 
 
 def _call(command: list[str], variables: Mapping[str, str], folder: Path) -> None:
@@ -252,11 +343,6 @@ def _call(command: list[str], variables: Mapping[str, str], folder: Path) -> Non
     if done.returncode:
         last = "\n".join(done.stdout.splitlines()[-_LINES:])
         raise CannotMake(f"{shlex.join(command)} ended with {done.returncode}:\n{last}")
-
-
-def _mapped(text: str, template: Path) -> str:
-    """A text with the image's folder /template as it is here."""
-    return _IN_IMAGE.sub(str(template), text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from templates import build, metadata
 from templates.image import require_pinned
 from transforms.errors import UsageError
+from transforms.version import code_version
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "europe-west1-docker.pkg.dev/my-project/clv/publish:2026-11-22"
@@ -37,7 +39,8 @@ def test_a_template_of_an_image_that_exists(capsys: pytest.CaptureFixture[str]) 
 def test_an_image_built_by_docker(capsys: pytest.CaptureFixture[str]) -> None:
     building, pushing, last = printed(capsys, "--build", "docker", "--project", "my-project")
     assert building[:2] == ["docker", "build"] and building[-1] == str(ROOT)
-    assert {"TEMPLATE=publish", f"IMAGE={IMAGE}"} <= set(building)
+    given = [after for before, after in itertools.pairwise(building) if before == "--build-arg"]
+    assert given == ["TEMPLATE=publish", f"IMAGE={IMAGE}", f"CODE_VERSION={code_version()}"]
     assert building[building.index("--tag") + 1] == IMAGE
     assert Path(building[building.index("--file") + 1]) == ROOT / "templates" / "Dockerfile"
     assert pushing == ["docker", "push", IMAGE]
@@ -47,9 +50,12 @@ def test_an_image_built_by_docker(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_image_built_by_cloud_build(capsys: pytest.CaptureFixture[str]) -> None:
     building, _ = printed(capsys, "--build")
     assert building[:4] == ["gcloud", "builds", "submit", str(ROOT)]
-    assert f"--substitutions=_TEMPLATE=publish,_IMAGE={IMAGE}" in building
+    assert f"--substitutions=_TEMPLATE=publish,_IMAGE={IMAGE},_CODE_VERSION={code_version()}" in building
     recipe = Path(building[building.index("--config") + 1]).read_text()
     assert "--build-arg=TEMPLATE=${_TEMPLATE}" in recipe and "--build-arg=IMAGE=${_IMAGE}" in recipe
+    assert "--build-arg=CODE_VERSION=${_CODE_VERSION}" in recipe
+    # What has no default, Cloud Build would insist on; --substitutions goes before it.
+    assert 'substitutions:\n  _CODE_VERSION: ""' in recipe
     assert "--file=templates/Dockerfile" in recipe and 'images: ["${_IMAGE}"]' in recipe
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from transforms import version
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "templates" / "Dockerfile"
 LOCK = ROOT / "templates" / "requirements.lock"
@@ -86,8 +88,9 @@ def test_harness_python_and_lock_are_of_one_version() -> None:
 
 def test_the_image_says_what_it_is() -> None:
     variables = dict(rest.split("=", 1) for rest in of("ENV"))
-    assert of("ARG") == ["TEMPLATE", "IMAGE"]
+    assert of("ARG") == ["TEMPLATE", "IMAGE", "CODE_VERSION"]
     assert variables["CLV_TEMPLATE"] == "${TEMPLATE}" and variables["CLV_IMAGE"] == "${IMAGE}"
+    assert variables[version.VARIABLE] == "${CODE_VERSION}"
     entry = variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]
     assert f"templates/launcher.py {entry}" in of("COPY")
     assert of("RUN")[-1] == f"python {entry} --check"

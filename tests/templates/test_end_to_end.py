@@ -19,7 +19,7 @@ from tests.pipelines import features_data, publishing
 from tests.pipelines.features_data import SHOP_END, SHOP_HORIZON_DAYS
 from tests.serving.store_contract import AS_OF
 from tests.templates import gcloud
-from tests.templates.cloud import NAMES, REGION, Cloud, image_name
+from tests.templates.cloud import CODE_VERSION, NAMES, REGION, Cloud, image_name
 from trainer import task
 from transforms import storage
 
@@ -158,6 +158,7 @@ def test_features_hold_every_customer_of_the_orders_before_the_cutoff(story: Sto
     manifest = storage.read_manifest(f"{story.root}/features", "features")
     orders = features_data.shop_orders().select(["customer_id", "ordered_at"]).to_pylist()
     before = {order["customer_id"] for order in orders if order["ordered_at"].date() < CUTOFF}
+    assert manifest["code_version"] == CODE_VERSION
     assert manifest["rows"] == len(before) < len({order["customer_id"] for order in orders})
     assert rows_of(f"{story.root}/features/raw")["customer_id"].to_pylist() == sorted(before)
     assert rows_of(f"{story.root}/features/transformed").num_rows == len(before)

@@ -1,4 +1,4 @@
-"""The image's environment judged: it holds what the Dockerfile says and nothing else, and knows what it cannot do."""
+"""The images' environments judged: each holds what the Dockerfile says and nothing else, and knows what it cannot do."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.templates import environment
-from tests.templates.dockerfile import Copy, Ignored, Instruction, NotUnderstood, assigned, instructions
-from tests.templates.environment import CannotMake, Environment
+from tests.templates.dockerfile import (
+    Copy,
+    Ignored,
+    Instruction,
+    NotUnderstood,
+    assigned,
+    declared,
+    instructions,
+    user,
+    words,
+)
+from tests.templates.environment import TEMPLATE, CannotMake, Environment, Recipe
 
 # --- What a Dockerfile says -----------------------------------------------------------------------------------------
 
@@ -25,7 +35,7 @@ def test_instructions_are_read_without_comments_and_with_their_continuations() -
     ]
 
 
-@pytest.mark.parametrize("line", ["ADD x /y", "USER nobody", "VOLUME /x", "run pip check"])
+@pytest.mark.parametrize("line", ["ADD x /y", "VOLUME /x", "run pip check"])
 def test_unknown_instructions_are_errors(line: str) -> None:
     with pytest.raises(NotUnderstood, match="not an instruction that is understood here"):
         instructions(f"FROM a:1\n{line}\n")
@@ -84,6 +94,24 @@ def test_variables_take_the_values_of_others() -> None:
         assigned(Instruction("ENV", "A 1"), {})
 
 
+def test_an_argument_that_a_build_is_not_given_is_empty() -> None:
+    assert declared(Instruction("ARG", "A"), {"A": "1", "B": "2"}) == ("A", "1")
+    assert declared(Instruction("ARG", "A"), {"B": "2"}) == ("A", "")
+    with pytest.raises(NotUnderstood, match="a name alone"):
+        declared(Instruction("ARG", "A=1"), {})
+
+
+def test_users_are_numbers_and_entry_points_lists() -> None:
+    assert user(Instruction("USER", "65534")) == 65534
+    for value in ("nobody", "0", "65534:65534", "${A}"):
+        with pytest.raises(NotUnderstood, match="a number other than root's"):
+            user(Instruction("USER", value))
+    assert words(Instruction("ENTRYPOINT", '["a", "--b"]')) == ["a", "--b"]
+    for value in ("a --b", "[a]", "[]", '["a", 1]', '{"a": "b"}'):
+        with pytest.raises(NotUnderstood, match="a list is understood"):
+            words(Instruction("ENTRYPOINT", value))
+
+
 # --- Making it ------------------------------------------------------------------------------------------------------
 
 BEGIN = """FROM python:3.11
@@ -112,7 +140,8 @@ class Context:
         """The environment, and the first words of what was carried out for it."""
         self.write("templates/Dockerfile", begin + "".join(f"{line}\n" for line in lines))
         said: list[str] = []
-        made = environment.make(said.append, self.home, self.root)
+        recipe = Recipe("templates/Dockerfile", "/template", self.home, "nothing")
+        made = environment.make(said.append, recipe, self.root)
         return made, [" ".join(line.split()[:3]) for line in said]
 
 
@@ -128,15 +157,15 @@ RUNS = ("RUN python /template/source/code/main.py > /template/said", "RUN pip ch
 def test_only_what_changed_and_what_follows_is_done_again(context: Context) -> None:
     made, said = context.make(*RUNS)
     assert said == ["a new environment", "RUN pip install", "RUN python /template/source/code/main.py", "RUN pip check"]
-    assert (made.template / "said").read_text() == "one\n"
+    assert (made.folder / "said").read_text() == "one\n"
     assert context.make(*RUNS)[1] == []
-    (made.template / "left").touch()
+    (made.folder / "left").touch()
     context.write("code/main.py", "print('two')")
     assert context.make(*RUNS)[1] == said[2:]
-    assert (made.template / "said").read_text() == "two\n" and not (made.template / "left").exists()
+    assert (made.folder / "said").read_text() == "two\n" and not (made.folder / "left").exists()
     context.write("requirements.lock", "# another\n")
     assert context.make(*RUNS)[1] == said
-    assert {path.name for path in made.template.iterdir()} == {"requirements.lock", "source", "said"}
+    assert {path.name for path in made.folder.iterdir()} == {"requirements.lock", "source", "said"}
 
 
 @pytest.mark.templates
@@ -166,7 +195,14 @@ def test_a_missing_requirement_is_found_by_pip_check(context: Context) -> None:
         ("RUN apt-get install git", "an installation of libgomp1 is understood"),
         ("WORKDIR /elsewhere", "not understood before the first ARG"),
         ("ENV A=b", "not understood before the first ARG"),
+        ("USER 1000", "not understood before the first ARG"),
         ("ARG A\nCOPY code /template/x", "not understood behind the first ARG"),
+        ("ARG A\nUSER 1000\nRUN true", "RUN true: not understood behind USER"),
+        ("ARG A=1", "a name alone is understood"),
+        ("ARG A\nUSER nobody", "a number other than root's is understood"),
+        ("ARG A\nENTRYPOINT sleep 1", "a list is understood"),
+        ("WORKDIR /service", "not understood before the first ARG"),
+        ("RUN pip install --no-deps /service/source", "/service/source is not a flag"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_an_error(context: Context, line: str, named: str) -> None:
@@ -188,10 +224,28 @@ def test_the_last_lines_are_carried_out_for_each_image(context: Context) -> None
     made, _ = context.make(*lines)
     image = made.image("a", "host/a:1", {"MORE": "x"})
     assert image.environment["NAME"] == "a" and image.environment["MORE"] == "x"
-    assert image.environment["ENTRY"] == str(made.template / "source/code/main.py")
+    assert image.environment["ENTRY"] == str(made.folder / "source/code/main.py")
     assert image.environment.keys() == {"PATH", "HOME", "LANG", "NAME", "ENTRY", "MORE"}
     with pytest.raises(CannotMake, match="ended with 1"):
         made.image("b", "host/b:1", {})
+
+
+@pytest.mark.templates
+def test_a_container_is_of_what_the_build_was_given(context: Context) -> None:
+    made, _ = context.make(
+        "ARG CODE",
+        "ENV CODE_IS=${CODE}",
+        'RUN test "$CODE_IS" != two',
+        "USER 1000",
+        'ENTRYPOINT ["python", "/template/source/code/main.py", "--home", "/templates"]',
+    )
+    container = made.container({"CODE": "one", "OTHER": "x"})
+    assert container.command == ("python", str(made.folder / "source/code/main.py"), "--home", "/templates")
+    assert (container.user, container.folder) == (1000, made.folder)
+    assert container.variables["CODE_IS"] == "one" and not Path(container.variables["HOME"]).exists()
+    assert made.container({}).variables["CODE_IS"] == ""
+    with pytest.raises(CannotMake, match="ended with 1"):
+        made.container({"CODE": "two"})
 
 
 # --- The real one ---------------------------------------------------------------------------------------------------
@@ -200,7 +254,7 @@ def test_the_last_lines_are_carried_out_for_each_image(context: Context) -> None
 def python(made: Environment, code: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(made.python), *options, "-c", code],
-        cwd=made.template, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False,
+        cwd=made.folder, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -228,11 +282,9 @@ def test_our_packages_are_the_installed_ones(image_environment: Environment) -> 
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         assert (
-            not line
-            or not Path(line).is_relative_to(environment.CONTEXT)
-            or Path(line).is_relative_to(environment.HOME)
+            not line or not Path(line).is_relative_to(environment.CONTEXT) or Path(line).is_relative_to(TEMPLATE.home)
         )
-    assert f"{environment.HOME}/lib/" in done.stdout.splitlines()[-1]
+    assert f"{TEMPLATE.home}/lib/" in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.templates
@@ -251,11 +303,11 @@ def test_what_is_installed_is_what_is_locked(image_environment: Environment) -> 
 @pytest.mark.templates
 def test_the_folder_holds_what_was_copied(image_environment: Environment) -> None:
     """And what the commands made of it; no test, no environment, no history."""
-    source = image_environment.template / "source"
+    source = image_environment.folder / "source"
     sources = {path.name for path in source.iterdir()} - {"build", "clv_pipelines.egg-info"}
     packages = {"transforms", "serving", "trainer", "pipelines", "orchestration", "templates"}
     assert sources == packages | {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"}
-    assert {path.name for path in image_environment.template.iterdir()} >= {
+    assert {path.name for path in image_environment.folder.iterdir()} >= {
         "requirements.lock",
         "launcher.py",
         "source",
@@ -274,3 +326,15 @@ def test_an_image_that_does_not_say_what_it_is_is_not_built(
 ) -> None:
     with pytest.raises(CannotMake, match=r"error: .*CLV_"):
         image_environment.image(template, name, {})
+
+
+@pytest.mark.templates
+def test_an_image_says_which_code_it_is(image_environment: Environment) -> None:
+    """Its manifests take it from there: no repository is near what is installed."""
+    for told, said in (("0.1.0-0123456789ab", "0.1.0-0123456789ab"), ("", "0.1.0")):
+        image = image_environment.image("publish", "host/p/publish:1", {}, code_version=told)
+        done = subprocess.run(
+            [image.python, "-m", "transforms.version"],
+            cwd=image_environment.home, env=dict(image.environment), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == (f"{said}\n", "")
