@@ -393,3 +393,17 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(own: Service, ope
         assert tab.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
         tab.page.keyboard.press("Tab")
     assert reached == ["customer", "Look up", "Try again"]
+
+
+def test_the_interface_is_described_and_can_be_tried(shared: Service, open_tab: OpenTab, tmp_path: Path) -> None:
+    tab = open_tab(shared, "/docs")
+    expect(tab.page.locator(".info .title")).to_contain_text("Customer lifetime value")
+    operation = tab.page.locator(".opblock", has_text="/v1/customers/{customer_id}/value")
+    operation.locator(".opblock-summary").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_placeholder("customer_id").fill(CUSTOMERS[0]["customer_id"])
+    operation.get_by_role("button", name="Execute").click()
+    answer = operation.locator(".live-responses-table .response")
+    expect(answer.locator(".response-col_status")).to_contain_text("200")
+    expect(answer).to_contain_text(f'"customer_id": "{CUSTOMERS[0]["customer_id"]}"')
+    tab.page.screenshot(path=tmp_path / "docs.png", full_page=True)
