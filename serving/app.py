@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from serving import app_options, problems
 from serving.app_options import AppOptions
 from serving.problems import Problem
+from serving.seldom import Seldom
 from transforms.cli import exit_code
 from transforms.errors import JobFailed
 
@@ -34,7 +35,7 @@ All of one answer is of one generation, the published set of predictions that it
 seen within {seconds:g} seconds. Where the store does not answer, the answer is 503 and says when to come again."""
 # Longer than Google's front ends keep theirs (600): they must not send a request into a connection that is just closed.
 KEEP_ALIVE_SECONDS = 620
-CLOSING_SECONDS = 10  # for answers under way when the service is told to end; Cloud Run grants as many
+CLOSING_SECONDS = 7  # for answers under way when the service is told to end; Cloud Run grants as many
 
 
 def create_app(options: AppOptions) -> Gate:
@@ -62,13 +63,14 @@ def create_app(options: AppOptions) -> Gate:
         yield
         reader.threads.stop()
 
-    app, routes = _described_app(options, lifespan), api.router(reader, metrics)
-    app.include_router(routes)
-    app.include_router(api.pages())
+    app, interface, pages = _described_app(options, lifespan), api.router(reader, metrics), api.pages()
+    for routes in (interface, pages):
+        app.include_router(routes)
     tokens = Bearer(options.audience, options.callers) if options.audience else None
     # The pointer is read, perhaps twice, and the rows between: each within the store's time.
     seconds = 4 * options.store_seconds
-    return Gate(api.DirectRoutes(routes, app), tokens, metrics, options.most_requests, seconds, api.BODY_SECONDS)
+    direct = api.DirectRoutes([*interface.routes, *pages.routes], app)
+    return Gate(direct, tokens, metrics, options.most_requests, seconds, api.BODY_SECONDS)
 
 
 def _described_app(options: AppOptions, lifespan: Any) -> FastAPI:
@@ -121,6 +123,7 @@ def run(argv: list[str] | None = None) -> None:
     """
     options = app_options.parse(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("serving").addFilter(Seldom())
     _require_readable(options)
     served, listening = server(options), _listen(options)
     with listening, asyncio.Runner(loop_factory=served.config.get_loop_factory()) as runner:

@@ -118,8 +118,10 @@ def _check_access(host: str, audience: str | None, callers: frozenset[str], no_a
         raise UsageError(
             f"{missing} is missing: accepted are --audience and --caller, or --no_auth on this machine alone"
         )
+    if ANYBODY in callers and len(callers) > 1:
+        raise UsageError(f"--caller {ANYBODY} was given with others: accepted is {ANYBODY} alone, or the others alone")
     for caller in callers - {ANYBODY}:
-        if not re.fullmatch(r"[^@\s]+@[^@\s]+", caller):
+        if not re.fullmatch(r"[^@:\s]+@[^@:\s]+", caller):
             raise rejected("--caller", caller, f"an account's email address, or {ANYBODY}")
 
 

@@ -49,7 +49,7 @@ _OVER = re.compile(r"transaction.*(expired|no longer valid|closed)|invalid trans
 _HINTS = {
     "UNAUTHENTICATED": "accepted are working credentials: run `gcloud auth application-default login`, or set "
     "GOOGLE_APPLICATION_CREDENTIALS to a key file",
-    "PERMISSION_DENIED": "accepted is an account with the role Cloud Datastore User (roles/datastore.user), in a project "
+    "PERMISSION_DENIED": "accepted is an account with the role Cloud Datastore User (roles/datastore.user; for lookups alone Viewer), in a project "
     "whose Cloud Datastore API is enabled",
     "NOT_FOUND": "accepted is a database that exists: `gcloud firestore databases create --type=datastore-mode` makes one",
     "FAILED_PRECONDITION": "accepted is a database in Datastore mode: one in Firestore's native mode is no Datastore",
@@ -238,7 +238,7 @@ class Connection:
         while True:
             left = began + self.patience.deadline_seconds - time.monotonic()
             try:
-                return once(max(left, 1.0))
+                return once(max(left, min(1.0, self.patience.deadline_seconds)))
             except grpc.RpcError as error:
                 if not again(error):
                     raise explained(error, self.uri) from error

@@ -47,8 +47,8 @@ def read_rows(connection: Connection, at: Namespace, customer_ids: Iterable[str]
         for name, kind in _KINDS.items():
             value = properties[name]
             if not value.HasField(kind):
-                raise UsageError(
-                    f"{connection.uri}: the entity {KIND} {entity.key.path[0].name!r} in {at.name} has no {name}, or none "
+                raise UsageError(  # without the customer's id: this goes to logs
+                    f"{connection.uri}: an entity {KIND} in {at.name} has no {name}, or none "
                     "that this program wrote: publish the predictions anew"
                 )
             row[name] = getattr(value, kind)

@@ -68,6 +68,7 @@ class Gate:
             await self._inner(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        counted = not scope["path"].startswith(HEALTH)  # who asks for our health must hear that we are alive
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -76,12 +77,16 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), _NOSNIFF]
             await send(message)
 
-        self._under_way += 1
+        self._under_way += counted
         try:
             await self._answer(scope, receive, sending)
         except Problem as problem:
+            self._metrics.problem(problem.code)
             if not status:
                 await send_problem(sending, problem)
+        except asyncio.CancelledError:  # the service ends before the store has answered
+            if not status:
+                await send_problem(sending, _closing())
         except ClientDisconnect:
             pass  # who went away before the request was complete gets no answer, and is no failure
         except Exception:
@@ -89,33 +94,36 @@ class Gate:
             if not status:
                 await send_problem(sending, Problem("internal_error", "the service's log says more"))
         finally:
-            self._under_way -= 1
+            self._under_way -= counted
             self._metrics.answered(_route(scope), scope["method"], status, time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if not path.startswith(HEALTH):  # who asks for our health must hear that we are alive
-            if self._under_way > self._most_requests:
-                raise Problem(
-                    "overloaded",
-                    f"more than {self._most_requests} requests are being answered",
-                    {"retry-after": RETRY_SECONDS},
-                )
-            await self._check_caller(scope, path)
+        if self._under_way > self._most_requests and not path.startswith(HEALTH):
+            _log.warning("overloaded: more than %d requests at a time", self._most_requests)
+            raise Problem(
+                "overloaded",
+                f"more than {self._most_requests} requests are being answered",
+                {"retry-after": RETRY_SECONDS},
+            )
+        await self._check_caller(scope, path)
         seconds = self._request_seconds + (self._body_seconds if scope["method"] == "POST" else 0.0)
         try:
             async with asyncio.timeout(seconds):
                 await self._inner(scope, receive, send)
         except TimeoutError:
+            _log.warning(
+                "no answer of %s within %g s: the store hangs, or this machine is too busy", _route(scope), seconds
+            )
             raise Problem(
                 "store_unavailable", f"no answer within {seconds:g} s", {"retry-after": RETRY_SECONDS}
             ) from None
 
     async def _check_caller(self, scope: Scope, path: str) -> None:
         if self._tokens is None:
-            _require_local_name([value.decode("latin-1") for key, value in scope["headers"] if key == b"host"])
+            _require_local_name(_headers(scope, b"host"))
         elif path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS):
-            await self._tokens.check(header(scope, b"authorization"))
+            await self._tokens.check(_one_header(scope, b"authorization"))
 
 
 def _route(scope: Scope) -> str:
@@ -124,8 +132,19 @@ def _route(scope: Scope) -> str:
     return path
 
 
-def header(scope: Scope, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
+def _closing() -> Problem:
+    return Problem("store_unavailable", "the service is being closed", {"retry-after": RETRY_SECONDS})
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+def _one_header(scope: Scope, name: bytes) -> str | None:
+    found = _headers(scope, name)
+    if len(found) > 1:
+        raise Problem("invalid_request", f"the header {name.decode()} was sent {len(found)} times: accepted is once")
+    return found[0] if found else None
 
 
 def _require_local_name(hosts: list[str]) -> None:

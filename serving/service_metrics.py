@@ -23,6 +23,7 @@ class ServiceMetrics:
         self._registry = CollectorRegistry()
         labels = ("route", "method")
         self._answers = Counter("clv_http_requests", "answers", (*labels, "status"), registry=self._registry)
+        self._problems = Counter("clv_http_problems", "answers that are problems", ["code"], registry=self._registry)
         self._seconds = Histogram(
             "clv_http_request_seconds",
             "until the answer was handed over",
@@ -31,6 +32,10 @@ class ServiceMetrics:
             registry=self._registry,
         )
         self._registry.register(_ReaderFigures(reader))
+
+    def problem(self, code: str) -> None:
+        """Counts an answer that was a problem, by its code: of one status there are several."""
+        self._problems.labels(code).inc()
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Counts a request; ``status`` 0 is for who went away before there was an answer."""

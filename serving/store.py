@@ -161,6 +161,11 @@ class Generation:
         when = f", published {self.published_at.isoformat(timespec='seconds')}" if self.published_at else ""
         return f"generation {self.name} (as of {self.as_of}{when})"
 
+    def rows_id(self) -> str:
+        """Another one for other rows: an embedded store counts the attempts anew after a deletion."""
+        begun = f"-{int(self.begun_at.timestamp() * 1e6):x}" if self.begun_at else ""
+        return f"{self.name}.{self.attempt}{begun}"
+
     def has_expired(self, now: datetime) -> bool:
         """Whether its rows are not served any more, current or not: the same predictions can be published anew."""
         return self.expires_at is not None and self.expires_at <= now

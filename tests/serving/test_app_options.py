@@ -39,8 +39,14 @@ def test_what_is_said() -> None:
     )  # fmt: skip
 
 
-def test_anybody_is_everybody_whoever_else_is_named() -> None:
-    assert given(*TOKENS, "--caller", "anybody").callers is None
+def test_anybody_is_everybody() -> None:
+    assert given("--audience", "https://clv.example.com", "--caller", "anybody").callers is None
+
+
+@pytest.mark.parametrize("more", ["anybody", "serviceAccount:a@x.iam.gserviceaccount.com"])
+def test_callers_that_would_mean_something_else(more: str) -> None:
+    with pytest.raises(UsageError, match="--caller"):
+        given(*TOKENS, "--caller", more)
 
 
 def test_the_port_is_the_variables_unless_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

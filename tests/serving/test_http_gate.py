@@ -271,13 +271,13 @@ def test_health_ends_in_its_time_too() -> None:
     assert Call(inner, "/health/ready", 0.05).status == 503
 
 
-def test_who_is_ended_with_the_service_is_counted_and_not_answered() -> None:
+def test_who_is_ended_with_the_service_is_told_to_come_again() -> None:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         raise asyncio.CancelledError
 
     call = Call(inner)
-    assert isinstance(call.raised, asyncio.CancelledError)
-    assert (call.sent, call.counted(0), call.gate._under_way) == ([], True, 0)
+    assert (call.raised, call.status, call.counted(503)) == (None, 503, True)
+    assert (b"retry-after", b"1") in call.sent[0]["headers"]
 
 
 @pytest.mark.parametrize("error", [Problem("forbidden", "ünï\ncode \U0001f600"), ZeroDivisionError(), TimeoutError()])
