@@ -188,7 +188,7 @@ class TestStrangeEntities:
             assert set(act(["c1"])) == {"c1"}
             with pytest.raises(UsageError) as error:
                 act(["c1", "c 2"])
-            assert f"the entity CustomerValue 'c 2' in g1.1 has no {name}" in str(error.value)
+            assert f"an entity CustomerValue in g1.1 has no {name}" in str(error.value)
             assert "\n" not in str(error.value)
 
     def test_what_a_later_version_adds_is_passed_over(self, store: Store, google: datastore.Client) -> None:
