@@ -20,9 +20,12 @@ import json
 import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias, TypeGuard
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import load_pem_x509_certificate
@@ -57,6 +60,8 @@ MAX_KEYS_BYTES = 256 * 1024
 _END_OF_TIME = 10**12
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _logger = logging.getLogger(__name__)
+
+_Fetched: TypeAlias = tuple[dict[str, crypt.RSAVerifier], float]
 
 
 class Bearer:
@@ -249,6 +254,7 @@ class _Keys:
         self._kept: dict[str, crypt.RSAVerifier] = {}
         self._fresh_until = self._next_try = -math.inf
         self._refresh: asyncio.Task[None] | None = None
+        self._under_way = threading.Lock()
 
     async def key(self, key_id: str) -> crypt.RSAVerifier:
         """The key of this id.
@@ -283,7 +289,7 @@ class _Keys:
     async def _fetch(self) -> None:
         began = self._clock()
         try:
-            keys, seconds = await asyncio.wait_for(asyncio.to_thread(_fetch, self._url), FETCH_SECONDS)
+            keys, seconds = await asyncio.wait_for(self._begun(), FETCH_SECONDS)
         except Exception as error:
             usable = self._clock() < self._fresh_until + STALE_KEYS_SECONDS
             self._next_try = self._clock() + (REFRESH_SECONDS if usable else RETRY_SECONDS)
@@ -295,25 +301,64 @@ class _Keys:
         finally:
             self._refresh = None
 
+    def _begun(self) -> asyncio.Future[_Fetched]:
+        """A fetch in a thread of its own: neither the loop's end nor the process's waits for one that a slow server holds.
+
+        Raises:
+          TimeoutError: the one before is still under way. More of them would each leave a thread.
+        """
+        if not self._under_way.acquire(blocking=False):
+            raise TimeoutError("the try before is still under way")
+        loop = asyncio.get_running_loop()
+        fetched: asyncio.Future[_Fetched] = loop.create_future()
+        thread = threading.Thread(target=self._work, args=(loop, fetched), name="google-keys", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._under_way.release()
+            raise
+        return fetched
+
+    def _work(self, loop: asyncio.AbstractEventLoop, fetched: asyncio.Future[_Fetched]) -> None:
+        settle: Callable[[], None]
+        try:
+            settle = partial(_settle, fetched.set_result, _fetch(self._url), fetched)
+        except Exception as error:
+            settle = partial(_settle, fetched.set_exception, error, fetched)
+        finally:
+            self._under_way.release()
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle)
+
+
+def _settle(how: Callable[[Any], None], what: Any, fetched: asyncio.Future[_Fetched]) -> None:
+    if not fetched.done():
+        how(what)
+
 
 def _with_what(usable: bool) -> str:
     return f"the ones kept are used up to {STALE_KEYS_SECONDS // 3600} h past their end" if usable else "none are kept"
 
 
-def _fetch(url: str) -> tuple[dict[str, crypt.RSAVerifier], float]:
+def _fetch(url: str) -> _Fetched:
     """The keys by id, and how many seconds they are good.
 
     Raises:
-      OSError, ValueError: no answer, or not one of keys.
+      Exception: no answer, not a whole one in FETCH_SECONDS, or not one of keys. A server that drips its headers is given up
+        only when it ends them: the timeout of requests is that of one read.
     """
     import requests
 
+    deadline = time.monotonic() + FETCH_SECONDS
     with requests.get(url, timeout=FETCH_SECONDS, allow_redirects=False, stream=True) as response:
         if response.status_code != 200:
             raise ValueError(f"status {response.status_code}")
         content = b""
-        for piece in response.iter_content(16 * 1024):
+        # iter_content would wait for a whole piece, however slowly it comes.
+        while piece := response.raw.read1(16 * 1024, decode_content=True):
             content += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not whole after {FETCH_SECONDS} s")
             if len(content) > MAX_KEYS_BYTES:
                 raise ValueError(f"more than {MAX_KEYS_BYTES} bytes")
         return _usable(json.loads(content)), _good_seconds(response.headers)

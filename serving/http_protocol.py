@@ -11,17 +11,24 @@ any time:
 - more than MAX_PIPELINED requests waiting behind one that is being answered are answered 400: 256 KiB hold 14,000 of them, which
   become over 10 MB here (measured);
 - a request to change the protocol is served as HTTP/1.1, with a body 400: the parser takes such a body for the next request;
-- trailers do not get into the headers of the application.
+- trailers do not get into the headers of the application;
+- of more than MAX_CONNECTIONS the one longest idle is closed, which waits for a request or has not begun its first; where none is
+  idle, the new one. A connection whose request is being read or answered is left alone. Closing so is a warning in the log, at most
+  one in WARNING_SECONDS.
 
 These answers are ``application/problem+json``, come after those to the requests before, and close the connection. A client that
-is still sending is read on for a moment, or it would see its connection reset in place of the answer. A log line (INFO) says
-who and why. How long a body may take is for the application to bound.
+is still sending is read on for a moment, or it would see its connection reset in place of the answer. Who was refused and why
+goes to the log at INFO, which is not seen where logging begins at WARNING, as the lookup service sets it: anybody could fill the
+log. How long a body may take is for the application to bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httptools
 from uvicorn.config import Config
@@ -36,6 +43,9 @@ MAX_HEAD_BYTES = 32 * 1024
 HEAD_SECONDS = 10.0
 # No client that pipelines has a hundred requests open.
 MAX_PIPELINED = 100
+# A process has 1,024 descriptors where nobody says otherwise; the rest is for the store, the log and Google's keys.
+MAX_CONNECTIONS = 800
+WARNING_SECONDS = 60.0
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1024 * 1024
 
@@ -50,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Args:
       config, server_state, app_state, _loop: what uvicorn gives.
-      max_head_bytes, head_seconds: the bounds; for others than the module's give uvicorn a ``functools.partial``.
+      max_head_bytes, head_seconds, max_connections: the bounds; for others than the module's give uvicorn a ``functools.partial``.
     """
 
     def __init__(
@@ -62,10 +72,13 @@ class BoundedProtocol(HttpToolsProtocol):
         *,
         max_head_bytes: int = MAX_HEAD_BYTES,
         head_seconds: float = HEAD_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.ws_protocol_class = None  # its heads would pass by these bounds, and nothing here speaks it
         self._max_head_bytes, self._head_seconds = max_head_bytes, head_seconds
+        self._max_connections = max_connections
+        self._open = _open_ones.setdefault(server_state, _Open())
         self._in_head = False
         # Bytes since the parser last had something whole: what it holds, but for the first packet's part of it.
         self._held_bytes = 0
@@ -78,9 +91,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self._max_connections and not self._make_room():
+            transport.close()
+            return
         self._deadline = self.loop.call_later(self._head_seconds, self._too_late)
+        self._open.idle[self] = None
+
+    def _make_room(self) -> bool:
+        """Whether an idle connection could be closed for this one."""
+        oldest = self._open.take_oldest_idle()
+        self._open.warn(self._max_connections, oldest is not None, self)
+        if oldest is not None:
+            oldest.transport.close()
+        return oldest is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open.idle.pop(self, None)
         self._disarm()
         super().connection_lost(exc)
 
@@ -119,6 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._open.idle.pop(self, None)
         if self._deadline is not None:  # the time runs from the first byte
             self._disarm()
         super().on_message_begin()
@@ -157,6 +184,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer(self._refusal)
         elif self._in_head:  # it has its own time, which may be longer
             self._unset_keepalive_if_required()
+        else:
+            self._open.idle[self] = None
 
     # Refusing
 
@@ -184,6 +213,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, refusal: Problem) -> None:
         self._refusal = refusal
+        self._open.idle.pop(self, None)
         self._disarm()
         client = ":".join(map(str, self.client or ("-",)))
         self.logger.info("%s - refused %d: %s", client, refusal.status, refusal.detail)
@@ -229,6 +259,40 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+
+@dataclass
+class _Open:
+    """Of one server's connections those that are idle, the one idle longest first, and what was closed to keep the limit."""
+
+    idle: dict[BoundedProtocol, None] = field(default_factory=dict)
+    closed_idle: int = 0
+    closed_new: int = 0
+    next_warning: float = -math.inf
+
+    def take_oldest_idle(self) -> BoundedProtocol | None:
+        while self.idle:
+            oldest = next(iter(self.idle))
+            del self.idle[oldest]
+            if not oldest.transport.is_closing():
+                return oldest
+        return None
+
+    def warn(self, limit: int, closed_idle: bool, newest: BoundedProtocol) -> None:
+        self.closed_idle += closed_idle
+        self.closed_new += not closed_idle
+        if newest.loop.time() < self.next_warning:
+            return
+        self.next_warning = newest.loop.time() + WARNING_SECONDS
+        newest.logger.warning(
+            "More than %d connections: for each new one the one idle longest is closed, where none is idle the new one; "
+            "closed since the last such warning: %d idle, %d new",
+            limit, self.closed_idle, self.closed_new,
+        )  # fmt: skip
+        self.closed_idle = self.closed_new = 0
+
+
+# What uvicorn makes for each server and gives to each of its connections has no place for this.
+_open_ones: WeakKeyDictionary[ServerState, _Open] = WeakKeyDictionary()
 
 _BODY_HEADERS = frozenset((b"content-length", b"transfer-encoding"))
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import re
+import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -468,20 +474,23 @@ def test_a_key_server_that_hangs(google: tuple[GoogleKeys, Clock], monkeypatch: 
     monkeypatch.setattr(bearer, "FETCH_SECONDS", 0.2)
     keys.delay_seconds = 1.5
     begun = time.monotonic()
-    answer = asyncio.run(timed(Bearer(AUDIENCE, None, keys.url, clock), keys.token(), begun))
-    assert answer < 1.0
+    answer = problem(Bearer(AUDIENCE, None, keys.url, clock), keys.token())
+    assert answer.code == "keys_unavailable" and time.monotonic() - begun < 1.0  # the loop's end included
 
 
-async def timed(guard: Bearer, token: str, begun: float) -> float:
-    with pytest.raises(Problem, match="Google's public keys"):
-        await guard.check("Bearer " + token)
-    return time.monotonic() - begun
+def wait_for_fetches() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "google-keys":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
-def test_the_check_works_in_one_loop_after_another(google: tuple[GoogleKeys, Clock]) -> None:
+def test_the_check_works_in_one_loop_after_another(
+    google: tuple[GoogleKeys, Clock], caplog: pytest.LogCaptureFixture
+) -> None:
     """A loop that ends in the middle of a refresh leaves nothing behind that a later one would wait for."""
     keys, clock = google
-    keys.delay_seconds = 0.3
+    keys.delay_seconds = 1.0
     guard = Bearer(AUDIENCE, None, keys.url, clock)
 
     async def leave(after_seconds: float) -> None:
@@ -491,4 +500,76 @@ def test_the_check_works_in_one_loop_after_another(google: tuple[GoogleKeys, Clo
 
     for after_seconds in (0.05, 0):
         asyncio.run(leave(after_seconds))
-    assert check(guard, keys.token()) == EMAIL
+    answer = problem(guard, keys.token())
+    assert (answer.code, answer.headers["Retry-After"]) == ("keys_unavailable", "5")
+    assert caplog.text.count("the try before is still under way") == 1 and keys.requests == 1
+    wait_for_fetches()
+    assert problem(guard, keys.token()).code == "keys_unavailable" and keys.requests == 1
+    clock.now += 5
+    assert check(guard, keys.token()) == EMAIL and keys.requests == 2
+
+
+class Dripping:
+    """A server that never comes to an end, but says a little every 0.1 s: of its headers, or of the body."""
+
+    def __init__(self, what: str) -> None:
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+        self._start = b"HTTP/1.1 200 OK\r\n" + (chunked if what == "body" else b"")
+        self._drop = b"1\r\n \r\n" if what == "body" else b"a: b\r\n"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            self.connections += 1
+            threading.Thread(target=self._drip, args=(connection,), daemon=True).start()
+
+    def _drip(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(self._start)
+            for _ in range(90):  # http.client gives up after a hundred headers
+                connection.sendall(self._drop)
+                time.sleep(0.1)
+
+
+TRIES = 5
+
+
+def try_and_end(url: str, token: str) -> None:
+    """As the service runs: tries one after the other, a line with the number of threads after each, and the end."""
+    import uvloop
+
+    bearer.FETCH_SECONDS = 0.5  # type: ignore[assignment]
+    clock = Clock()
+    guard = Bearer(AUDIENCE, None, url, clock)
+
+    async def tries() -> None:
+        for _ in range(TRIES):
+            with pytest.raises(Problem, match="cannot be had"):
+                await guard.check("Bearer " + token)
+            print(threading.active_count(), flush=True)
+            await asyncio.sleep(0.4)
+            clock.now += bearer.RETRY_SECONDS
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(tries())
+        print("the loop has ended", flush=True)
+
+
+@pytest.mark.parametrize(("what", "connections"), [("headers", 1), ("body", TRIES)])
+def test_a_key_server_that_drips_holds_neither_the_end_nor_threads(what: str, connections: int) -> None:
+    """One that drips its body is given up and asked again; one that drips its headers has one thread, not one for each try."""
+    server = Dripping(what)
+    token = GoogleKeys(Clock()).token()
+    code = "import sys; from tests.serving.test_bearer import try_and_end; try_and_end(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, server.url, token]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        threads = [int(child.stdout.readline()) for _ in range(TRIES)]
+        assert child.stdout.readline() == "the loop has ended\n"
+        assert child.wait(timeout=3) == 0
+    assert threads == [2] * TRIES
+    assert server.connections == connections

@@ -24,6 +24,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving import http_protocol
 from serving.http_protocol import MAX_HEAD_BYTES, MAX_PIPELINED, BoundedProtocol
 
 HEAD_SECONDS = 1.0
@@ -76,8 +77,8 @@ def listening() -> socket.socket:
 
 
 @contextlib.contextmanager
-def running(http: Any, loop: str) -> Iterator[int]:
-    serving, listener = server(http, loop), listening()
+def running(http: Any, loop: str, keep_alive: int = KEEP_ALIVE_SECONDS) -> Iterator[int]:
+    serving, listener = server(http, loop, keep_alive), listening()
     thread = threading.Thread(target=serving.run, args=([listener],))
     thread.start()
     yield listener.getsockname()[1]
@@ -422,6 +423,129 @@ def test_a_head_has_its_own_time_behind_an_answer() -> None:
         assert_body(wire.send(GET.replace(b"/a", b"/slow") + GET[:9]).answer(), b"")
         time.sleep(KEEP_ALIVE_SECONDS + 0.5)
         assert_body(wire.send(GET[9:]).answer(), b"")
+
+
+# The number of connections
+
+LIMIT = 10
+SLOWER = GET.replace(b"/a", b"/slower")
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def crowded(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of a server that takes LIMIT connections."""
+    with running(functools.partial(BoundedProtocol, max_connections=LIMIT), request.param, keep_alive=60) as port:
+        yield port
+
+
+@pytest.fixture
+def open_wires() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def answered(wire: Wire) -> Wire:
+    assert_body(wire.send(GET).answer(), b"")
+    return wire
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+
+
+def test_the_connections_idle_longest_make_room(
+    crowded: int, open_wires: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    wires = [answered(open_wires.enter_context(Wire(crowded))) for _ in range(LIMIT)]
+    assert not warnings(caplog)
+    answered(wires[0])  # now it is the one used last
+    wires += [answered(open_wires.enter_context(Wire(crowded))) for _ in range(20)]
+    expected_open = wires[-LIMIT:]
+    for wire in wires:
+        if wire not in expected_open:
+            assert wire.answer() is None
+    for wire in expected_open:
+        answered(wire)
+    (warning,) = warnings(caplog)
+    assert "More than 10 connections" in warning and warning.endswith("1 idle, 0 new")
+
+
+def test_the_order_is_that_of_the_last_answer(crowded: int, open_wires: contextlib.ExitStack) -> None:
+    wires = [answered(open_wires.enter_context(Wire(crowded))) for _ in range(LIMIT)]
+    answered(wires[0])
+    answered(open_wires.enter_context(Wire(crowded)))
+    assert wires[1].answer() is None
+    for wire in (wires[0], *wires[2:]):
+        answered(wire)
+
+
+def test_connections_that_never_said_anything_make_room(crowded: int, open_wires: contextlib.ExitStack) -> None:
+    silent = [open_wires.enter_context(Wire(crowded)) for _ in range(3 * LIMIT)]
+    answered(open_wires.enter_context(Wire(crowded)))
+    for wire in silent[: 2 * LIMIT + 1]:
+        assert wire.answer() is None
+
+
+BUSY = {
+    "answered": (SLOWER, b""),
+    "its head is read": (GET[:9], GET[9:]),
+    "its body is read": (post(b"0123456789")[:-5], b"56789"),
+}
+
+
+@pytest.mark.parametrize("kind", BUSY)
+def test_a_busy_connection_is_never_closed_for_a_new_one(
+    crowded: int, open_wires: contextlib.ExitStack, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, rest = BUSY[kind]
+    busy = [answered(open_wires.enter_context(Wire(crowded))).send(first) for _ in range(LIMIT)]
+    time.sleep(0.2)  # until all of them are read
+    for _ in range(5):
+        assert open_wires.enter_context(Wire(crowded)).answer() is None
+    for wire in busy:
+        answer = (wire.send(rest) if rest else wire).answer()
+        assert answer is not None and answer.status == 200
+    (warning,) = warnings(caplog)
+    assert warning.endswith("0 idle, 1 new")
+    answered(open_wires.enter_context(Wire(crowded)))  # they are idle again
+    assert busy[0].answer() is None
+
+
+def test_one_idle_among_busy_ones(crowded: int, open_wires: contextlib.ExitStack) -> None:
+    idle = answered(open_wires.enter_context(Wire(crowded)))
+    busy = [open_wires.enter_context(Wire(crowded)).send(SLOWER) for _ in range(LIMIT - 1)]
+    time.sleep(0.2)
+    newer = answered(open_wires.enter_context(Wire(crowded)))
+    assert idle.answer() is None
+    answered(open_wires.enter_context(Wire(crowded)))
+    assert newer.answer() is None
+    for wire in busy:
+        assert_body(wire.answer(), b"")
+
+
+def test_connections_that_ended_do_not_count(crowded: int, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(3 * LIMIT):
+        with Wire(crowded) as wire:
+            wire.send(GET if number % 2 else SLOWER[:9])
+            if number % 2:
+                wire.answer()
+        time.sleep(0.01)
+    assert not warnings(caplog)
+
+
+def test_the_warning_comes_again_and_counts(
+    crowded: int,
+    open_wires: contextlib.ExitStack,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "WARNING_SECONDS", 1.0)
+    for _ in range(LIMIT + 7):
+        answered(open_wires.enter_context(Wire(crowded)))
+    assert [warning[-13:] for warning in warnings(caplog)] == ["1 idle, 0 new"]
+    time.sleep(1.1)
+    answered(open_wires.enter_context(Wire(crowded)))
+    assert [warning[-13:] for warning in warnings(caplog)] == ["1 idle, 0 new", "7 idle, 0 new"]
 
 
 # What is not HTTP
