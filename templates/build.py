@@ -7,8 +7,8 @@ first, by Cloud Build, or by Docker on this machine with --build docker. Every c
 examples:
   python -m templates.build publish --template gs://shop/templates/publish.json --build \\
       --image europe-west1-docker.pkg.dev/my-project/clv/publish:2026-11-22
-  python -m templates.build publish --template gs://shop/templates/publish.json --print_only \\
-      --image europe-west1-docker.pkg.dev/my-project/clv/publish@sha256:...
+  python -m templates.build features --template gs://shop/templates/features.json --print_only \\
+      --image europe-west1-docker.pkg.dev/my-project/clv/features:2026-11-22
 """
 
 from __future__ import annotations
@@ -54,10 +54,6 @@ def parse(argv: list[str] | None) -> Options:
     add_print_only(parser)
     known = parser.parse_args(argv)
     image.require_pinned("--image", known.image)
-    if known.build and "@sha256:" in known.image:
-        raise UsageError(
-            f"--image {known.image!r} is not usable with --build: accepted is a tag, a digest follows from it"
-        )
     return Options(**vars(known))
 
 

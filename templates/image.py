@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from transforms.errors import rejected
+from transforms.errors import UsageError, rejected
 
 ACCEPTED = (
-    "a full name with a tag other than latest, or with a digest, such as "
-    "europe-west1-docker.pkg.dev/my-project/clv/publish:2026-11-22"
+    "a full name with a tag other than latest, such as europe-west1-docker.pkg.dev/my-project/clv/publish:2026-11-22"
 )
 # Docker's grammar: a registry's host, a path of lower-case words, a tag, a digest.
 _NAME = re.compile(
@@ -21,9 +20,15 @@ def require_pinned(argument: str, name: str) -> str:
     """The name itself.
 
     Raises:
-      UsageError: it is no image's full name, or tomorrow it may name another image.
+      UsageError: it is no image's full name, or tomorrow it may name another image; or it has a digest, which the
+        workers would not follow.
     """
     found = _NAME.fullmatch(name)
-    if found is None or not (found["digest"] or (found["tag"] and found["tag"] != "latest")):
+    if found and found["digest"]:
+        raise UsageError(
+            f"{argument} {name!r} is not usable: workers follow the name the image was built under, and a digest "
+            "is not known then; accepted is a tag alone, in a repository whose tags are immutable"
+        )
+    if found is None or found["tag"] in (None, "latest"):
         raise rejected(argument, name, ACCEPTED)
     return name

@@ -4,7 +4,8 @@ job and does not wait for it.
 
 The image says by CLV_TEMPLATE which pipeline that is and by CLV_IMAGE its own full name. Flags are given as
 --stage_only=true, the values of an argument that may be repeated as --override=GUARD=REASON;GUARD=REASON, and empty
-values count as not given. Everything else (--runner, --project, --template_location, ...) goes to Beam.
+values count as not given. Everything else (--runner, --project, --template_location, ...) goes to Beam, with its flags
+as true or false too; what Beam does not know is left out with a warning.
 
 example, as Dataflow starts it:
   python /template/launcher.py --predictions=gs://shop/predictions/2011-12-10 --dead_letters=gs://shop/dead_letters \\
@@ -15,12 +16,11 @@ example, as Dataflow starts it:
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from templates import arguments, image
+from templates import arguments, beam_arguments, image
 from templates.parameters import TEMPLATES
 from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError, rejected
@@ -42,13 +42,14 @@ def pipeline_arguments(argv: Sequence[str], environment: Mapping[str, str]) -> l
     for given in argv:
         parameter, separator, value = given.removeprefix("--").partition("=")
         if not given.startswith("--") or parameter not in known:
-            others += _of_beam(given, parameter, value)  # which also knows what is a stray one
+            others.append(given)
         elif not separator:
             raise rejected("the argument", given, f"--{parameter}=value; a flag is true or false")
         elif parameter in parameters:
             raise UsageError(f"--{parameter} was given as {parameters[parameter]!r} and as {value!r}: accepted is one")
         else:
             parameters[parameter] = value
+    others = beam_arguments.translated(others, known)
     if not any(given.startswith(f"--{_SDK_IMAGE}=") for given in others):
         others.append(f"--{_SDK_IMAGE}={image_name(environment)}")
     return arguments.translated(name, parameters) + others
@@ -64,26 +65,6 @@ def template_name(environment: Mapping[str, str]) -> str:
 def image_name(environment: Mapping[str, str]) -> str:
     """Raises: UsageError where the image does not know its own name, or it is not pinned."""
     return image.require_pinned(f"the environment variable {IMAGE}", environment.get(IMAGE, ""))
-
-
-def _of_beam(given: str, name: str, value: str) -> list[str]:
-    """An argument for Beam; ``--flag=true``, as a launch can only say it, as the bare flag that Beam knows."""
-    if value.lower() in ("true", "false") and name in _beam_flags():
-        return arguments.flag(name, value)
-    return [given]
-
-
-def _beam_flags() -> set[str]:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    parsers: list[argparse.ArgumentParser] = []
-    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
-    return {
-        option.removeprefix("--")
-        for action in parsers[0]._actions
-        if arguments.is_flag(action)
-        for option in action.option_strings
-    }
 
 
 def start(name: str, argv: list[str]) -> int:

@@ -69,7 +69,7 @@ def _parameter(action: argparse.Action, parameter: Parameter) -> dict[str, Any]:
 
 
 def _help(action: argparse.Action, parameter: Parameter) -> str:
-    said = (action.help or "") % {**vars(action), "prog": ""}
+    said = parameter.help or (action.help or "") % {**vars(action), "prog": ""}
     several = f" Several are separated by {SEPARATOR}." if arguments.is_repeatable(action) else ""
     return f"{said[:1].upper()}{said[1:]}.{several} Accepted here: {parameter.kind.accepted}."
 

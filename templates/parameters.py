@@ -38,11 +38,13 @@ class Parameter:
 
     Attributes:
       required: where the parser's answer is that of a terminal, the answer for a template.
+      help: where the parser's help speaks of what only a terminal offers, the help for a template.
     """
 
     label: str
     kind: Kind
     required: bool | None = None
+    help: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Template:
 
 
 _BUCKET = r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9]"
+# Cloud Storage would take these: #, which other tools cut a name off at, wildcards, control characters.
+_IN_NAME, _LAST = r"[^#?*\[\]\x00-\x1f\x7f-\x9f]", r"[^#?*\[\]\x00-\x1f\x7f-\x9f/\s]"
 _PROJECT = r"([a-z][a-z0-9.-]{1,61}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 # RE2 counts to 1000 at most.
 _TABLE = rf"{_PROJECT}\.[A-Za-z0-9_]{{1,1000}}\.[A-Za-z0-9_-]+( +[A-Za-z0-9_-]+)*"
@@ -74,15 +78,18 @@ _HOUR_MINUTE = "([01][0-9]|2[0-3]):[0-5][0-9]"
 _NUMBER = r"[0-9]{1,9}(\.[0-9]{1,6})?"
 _MORE_THAN_0 = r"([1-9][0-9]{0,8}(\.[0-9]{1,6})?|0\.0{0,2}[1-9][0-9]{0,3})"
 
-FOLDER_READ = Kind("GCS_READ_FOLDER", rf"^{_BUCKET}(/.*)?$", "a gs:// directory")
+FOLDER_READ = Kind(
+    "GCS_READ_FOLDER", rf"^{_BUCKET}(/{_IN_NAME}*)?$", "a gs:// directory, without # ? [ ] * in its name"
+)
 FOLDER_WRITTEN = Kind("GCS_WRITE_FOLDER", FOLDER_READ.regex, FOLDER_READ.accepted)
-FILE = Kind("GCS_READ_FILE", rf"^{_BUCKET}/.*[^/\s]$", "a gs:// file")
+FILE = Kind("GCS_READ_FILE", rf"^{_BUCKET}/{_IN_NAME}*{_LAST}$", "a gs:// file, without # ? [ ] * in its name")
 # Made where it is missing, so that the console must not ask for one that exists.
 FILE_OR_NEW = Kind("TEXT", FILE.regex, FILE.accepted)
 FLAG = Kind("BOOLEAN", "^(true|false)$", "true or false")
 TABLE = Kind("TEXT", rf"^(bigquery://)?{_TABLE}$", "project.dataset.table, such as my-project.shop.predictions")
 ORDERS = Kind(
-    "TEXT", rf"^({_BUCKET}(/.*)?|bigquery://{_TABLE})$",
+    # Somebody else names these files, so that a # may be meant.
+    "TEXT", rf"^({_BUCKET}(/[^\x00-\x1f\x7f-\x9f]*)?|bigquery://{_TABLE})$",
     "a gs:// file, directory or pattern, or bigquery://project.dataset.table",
 )  # fmt: skip
 SERVING = Kind(
@@ -90,7 +97,9 @@ SERVING = Kind(
     "datastore://project or datastore://project/database: workers do not see this machine's files",
 )  # fmt: skip
 COLUMNS = Kind(
-    "TEXT", rf"^({_BUCKET}/.*\.toml|{_PAIR}(,{_PAIR})*)$", "our_name=their_name,... or a gs:// file ending in .toml"
+    "TEXT",
+    rf"^({_BUCKET}/{_IN_NAME}*\.toml|{_PAIR}(,{_PAIR})*)$",
+    "our_name=their_name,... or a gs:// file ending in .toml",
 )
 OVERRIDES = Kind(
     "TEXT", rf"^{_GUARD}({SEPARATOR} *{_GUARD})*$",
@@ -114,7 +123,11 @@ CHARACTER = Kind("TEXT", "^[\t -~]$", "one ASCII character such as ; or a tab")
 ENCODING = Kind("TEXT", "^[A-Za-z0-9][A-Za-z0-9._-]*$", "an encoding's name, such as utf8 or latin-1")
 
 _ORDERS: dict[str, Parameter] = {
-    "orders": Parameter("Orders", ORDERS),
+    "orders": Parameter(
+        "Orders",
+        ORDERS,
+        help="orders as Parquet or CSV (also .csv.gz): a file, a folder or a pattern; or a table of BigQuery",
+    ),
     "orders_query": Parameter("Query that selects the orders", FILE),
     "columns": Parameter("Foreign column names", COLUMNS),
     "csv_delimiter": Parameter("CSV delimiter", CHARACTER),
@@ -134,16 +147,21 @@ TEMPLATES: dict[str, Template] = {
         "beside the one being served, and switches to it in one transaction unless a guard trips.",
         {
             "predictions": Parameter("Predictions", FOLDER_READ),
-            "serving": Parameter("Serving store", SERVING),
+            "serving": Parameter("Serving store", SERVING, help="the serving store; its database must exist"),
             "bigquery_table": Parameter("BigQuery table", TABLE),
             "staging": Parameter("Staging for BigQuery", FOLDER_WRITTEN),
             "ttl_days": Parameter("Days a generation is served", DAYS),
             "dead_letters": Parameter("Dead letters", FOLDER_WRITTEN),
             "keep_generations": Parameter("Former generations kept", POSITIVE),
             "ramp": Parameter("Ramp of Datastore writes", RAMP),
-            "shards": Parameter("Writers", POSITIVE),
+            "shards": Parameter(
+                "Writers", POSITIVE,
+                help="workers that write at a time, each with its share of the rate (default: 16)",
+            ),
             "guards": Parameter("Limits of the guards", FILE),
-            "override": Parameter("Overridden guards", OVERRIDES),
+            "override": Parameter(
+                "Overridden guards", OVERRIDES, help="switch although this guard trips; the reason is recorded"
+            ),
             "registry": Parameter("Model registry", FOLDER_READ),
             "stage_only": Parameter("Stop before the switch", FLAG),
         },
@@ -161,7 +179,7 @@ TEMPLATES: dict[str, Template] = {
             "cutoff": Parameter("Cutoff", DATE),
             "horizon_days": Parameter("Horizon in days", DAYS),
             "history_days": Parameter("History in days", DAYS),
-            "output": Parameter("Output", FOLDER_WRITTEN, required=True),
+            "output": Parameter("Output", FOLDER_WRITTEN, required=True, help="the directory to make"),
             "reuse_transform": Parameter("Features whose transform is reused", FOLDER_READ),
             "data_schema": Parameter("Data schema", FILE_OR_NEW),
         },
@@ -175,7 +193,7 @@ TEMPLATES: dict[str, Template] = {
             **_ORDERS,
             "as_of": Parameter("As of", DATE),
             "model": Parameter("Model", FOLDER_READ),
-            "output": Parameter("Output", FOLDER_WRITTEN, required=True),
+            "output": Parameter("Output", FOLDER_WRITTEN, required=True, help="the directory to make"),
             "data_schema": Parameter("Data schema", FILE_OR_NEW),
             "skew_thresholds": Parameter("Thresholds of skew", FILE),
         },

@@ -37,16 +37,31 @@ def resolve(uri: str) -> tuple[Any, str]:
         raise UsageError("an empty path is not usable: accepted is a directory or a file, local or gs://")
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")  # the variable Google's own clients follow
     try:
-        if uri.startswith("gs://") and emulator:
-            scheme, _, endpoint = emulator.rpartition("://")
-            gcs = fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=endpoint.rstrip("/"))
-            return gcs, uri.removeprefix("gs://").rstrip("/")
+        if uri.startswith("gs://"):
+            return _resolve_object(uri)
+        # Arrow would leave them and what follows out, and give another directory.
+        if "#" in uri or (uri.startswith("file://") and "?" in uri):
+            raise ValueError("write %23 for # and %3F for ?")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except ValueError as error:
         raise UsageError(f"{uri!r} is not a path this system opens: {error}") from error
     return filesystem, path
+
+
+def _resolve_object(uri: str) -> tuple[Any, str]:
+    """The same of gs://, literally, as Google's own clients and Beam read it: ``#`` and ``%2F`` are part of a name."""
+    from pyarrow import fs
+
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    # Of Arrow's reading of URIs, which is another, only the credentials and the refusals are wanted.
+    filesystem, read = fs.FileSystem.from_uri(f"gs://{bucket}")
+    if bucket.removeprefix("anonymous@") != read or (name and not read):
+        raise ValueError(f"{bucket!r} is not a bucket's name")
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):  # the variable Google's own clients follow
+        scheme, _, endpoint = emulator.rpartition("://")
+        filesystem = fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=endpoint.rstrip("/"))
+    return filesystem, f"{read}/{name}".rstrip("/")
 
 
 def is_local(uri: str) -> bool:
@@ -372,7 +387,24 @@ def _require_folder(directory: str) -> None:
 def require_attempt(directory: str, attempt: str) -> None:
     """Raises: UsageError where another attempt has begun the directory since."""
     if not exists(join(directory, STARTED)) or _read_json(join(directory, STARTED)).get("attempt") != attempt:
-        raise UsageError(f"--output {directory!r} was begun anew by another run: this one does not finish it")
+        raise _begun_anew(directory)
+
+
+def _take_back(directory: str, manifest: bytes, attempt: str) -> None:
+    """Raises: UsageError where another attempt has begun the directory; then this one's manifest is gone from it."""
+    try:
+        overtaken = _read_json(join(directory, STARTED)).get("attempt") != attempt
+    except FileNotFoundError:
+        return  # a repeat of this very step was faster
+    if overtaken:
+        if read_bytes(join(directory, MANIFEST)) == manifest:
+            filesystem, path = resolve(join(directory, MANIFEST))
+            filesystem.delete_file(path)
+        raise _begun_anew(directory)
+
+
+def _begun_anew(directory: str) -> UsageError:
+    return UsageError(f"--output {directory!r} was begun anew by another run: this one does not finish it")
 
 
 def finish(
@@ -397,6 +429,8 @@ def finish(
     else:
         require_attempt(directory, attempt)
         write_bytes(join(directory, MANIFEST), text.encode())
+        # It may have been begun anew since the look: what is there now is the other's.
+        _take_back(directory, text.encode(), attempt)
     if filesystem.get_file_info(started).type != fs.FileType.NotFound:
         filesystem.delete_file(started)
     # Round trip: what the caller gets is exactly what a reader will get.

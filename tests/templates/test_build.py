@@ -59,9 +59,7 @@ def test_an_image_built_by_cloud_build(capsys: pytest.CaptureFixture[str]) -> No
     assert "--file=templates/Dockerfile" in recipe and 'images: ["${_IMAGE}"]' in recipe
 
 
-@pytest.mark.parametrize(
-    "name", [IMAGE, "gcr.io/shop/clv:1", f"gcr.io/shop/clv{DIGEST}", f"localhost:5000/a/b:latest{DIGEST}"]
-)
+@pytest.mark.parametrize("name", [IMAGE, "gcr.io/shop/clv:1", "localhost:5000/a/b:v_1.2-rc3"])
 def test_pinned_images(name: str) -> None:
     assert require_pinned("--image", name) == name
 
@@ -80,6 +78,15 @@ def test_images_that_may_be_another_one_tomorrow(name: str, capsys: pytest.Captu
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("more", [[], ["--build"]])
+@pytest.mark.parametrize("name", [f"gcr.io/a/b{DIGEST}", f"gcr.io/a/b:1{DIGEST}", f"localhost:5000/a/b:latest{DIGEST}"])
+def test_a_digest_would_pin_the_launcher_alone(name: str, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["publish", "--image", name, "--template", TEMPLATE, "--print_only", *more]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: --image {name!r} is not usable: workers follow the name")
+    assert captured.out == "" and captured.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -89,10 +96,6 @@ def test_images_that_may_be_another_one_tomorrow(name: str, capsys: pytest.Captu
             "'publish.json' is not usable: accepted is gs://",
         ),
         (["publish", "--image", IMAGE], "required: --template"),
-        (
-            ["publish", "--image", f"gcr.io/a/b{DIGEST}", "--template", TEMPLATE, "--build"],
-            "is not usable with --build",
-        ),
     ],
 )
 def test_unusable_arguments(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,8 @@ def test_default_job_names_are_unique_and_fit_into_labels(
         (command(serving="sqlite://a.db"), "--parameters serving 'sqlite://a.db' is not usable: accepted is datastore://"),
         (command(predictions="work/predictions"), "predictions 'work/predictions' is not usable: accepted is a gs:// directory"),
         (command(stage_only="yes"), "--parameters stage_only 'yes' is not usable: accepted is true or false"),
+        (command(dead_letters="gs://shop/dead#x"), "--parameters dead_letters 'gs://shop/dead#x' is not usable: accepted is a gs:// directory"),
+        (command("publish", "--temp_location", "gs://shop/t*"), "'gs://shop/t*' is not usable: accepted is a gs:// directory"),
         (command(predictions=""), "the template publish needs --parameters predictions=...: accepted is a gs:// directory"),
         (["publish", *WHERE], "the template publish needs --parameters predictions=...: accepted is a gs:// directory"),
         (command(bigquery_table="my-project.shop.t"), "--bigquery_table needs a gs:// directory beside it"),

@@ -61,14 +61,6 @@ def test_the_job_runs_in_the_image_it_was_launched_from() -> None:
     assert launcher.pipeline_arguments([*listed(LEAST["publish"]), other], {"CLV_TEMPLATE": "publish"})[-1] == other
 
 
-def test_flags_of_beam_may_be_given_as_a_launch_says_them() -> None:
-    found = arguments(
-        "--no_use_public_ips=true", "--dry_run_of_nobody=true", "--update=false", "--no_auth", "--profile_cpu=True"
-    )
-    assert {"--no_use_public_ips", "--dry_run_of_nobody=true", "--no_auth", "--profile_cpu"} <= set(found)
-    assert not any(given.startswith("--update") for given in found)
-
-
 def test_what_is_beams_keeps_its_order() -> None:
     given = ["--labels", "{'team': 'shop'}", "--experiments=a", "--experiments=b"]
     assert arguments(*given)[-5:-1] == given

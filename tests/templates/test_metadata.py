@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines import orders_source, predict, publish_guards, publish_options
+from pipelines import orders_source, predict, publish, publish_guards, publish_options
 from pipelines.bigquery import Table
 from pipelines.features import FeaturesOptions
 from pipelines.orders_arguments import instant
@@ -27,11 +27,17 @@ from templates import metadata, parameters
 from templates.parameters import TEMPLATES
 from tests.dataflow.discovery import Discovery
 from tests.templates.values import LEAST, USABLE_AND_NOT
+from transforms import storage
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = [(name, parameter) for name, template in TEMPLATES.items() for parameter in template.offered]
 JUDGED_FURTHER = {"guards", "columns"}  # one is a file that is opened, the other is read with the orders
+
+
+@pytest.fixture(autouse=True)
+def _cloud_storage_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
 
 
 @functools.cache
@@ -58,6 +64,8 @@ def parsed(name: str, given: dict[str, str]) -> dict[str, Any]:
 def accepts(name: str, parameter: str, value: str) -> bool:
     """Whether the pipeline's own code takes the value."""
     least = dict(LEAST[name])
+    if value.startswith("gs://") and storage.resolve(value)[1] != value.removeprefix("gs://").rstrip("/"):
+        return False  # it would be another place than the one that was named
     if parameter == "orders_query":
         del least["orders"]
     if parameter == "bigquery_table":
@@ -227,6 +235,18 @@ def test_help_says_what_is_accepted(name: str) -> None:
         assert parameter["helpText"][0] == parameter["helpText"][0].upper()
         assert f"Accepted here: {TEMPLATES[name].offered[key].kind.accepted}." in parameter["helpText"]
         assert ("separated by ;" in parameter["helpText"]) == (key == "override")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_help_does_not_offer_what_is_refused(name: str) -> None:
+    """Texts of the terminal's help that speak of this machine have another here."""
+    for key, parameter in described(name).items():
+        said, _, _ = parameter["helpText"].partition("Accepted here:")
+        assert not re.search(r"\blocal\b|sqlite|this machine|\bpath\.db|May be repeated", said), (key, said)
+
+
+def test_help_of_shards_says_the_default_of_a_job_elsewhere() -> None:
+    assert f"(default: {publish._REMOTE_SHARDS})" in described("publish")["shards"]["helpText"]
 
 
 @pytest.mark.emulators  # whose environment holds the document

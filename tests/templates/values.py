@@ -22,10 +22,50 @@ LEAST: dict[str, dict[str, str]] = {
 }
 
 _DIRECTORY = (
-    ["gs://shop/a", "gs://shop/a/", "gs://shop", "gs://my.shop-1_x/with space/é"],
-    ["", "work/a", "gs://", "gs://Shop/a", "gs://s/a", "s3://shop/a", "/gs://shop/a", "gs:///a", "datastore://shop"],
+    [
+        "gs://shop/a",
+        "gs://shop/a/",
+        "gs://shop",
+        "gs://my.shop-1_x/with space/é",
+        "gs://shop/a%2Fb",
+        "gs://shop/100%/a=b",
+    ],
+    [
+        "",
+        "work/a",
+        "gs://",
+        "gs://Shop/a",
+        "gs://s/a",
+        "s3://shop/a",
+        "/gs://shop/a",
+        "gs:///a",
+        "datastore://shop",
+        "gs://shop/dead#x",
+        "gs://shop#x/a",
+        "gs://shop/a?x",
+        "gs://shop/*/a",
+        "gs://shop/[1]",
+        "gs://shop/a]",
+        "gs://shop/a\tb",
+        "gs://shop/a\nb",
+        "gs://shop/\x7f",
+        "gs://shop/\x85",
+        "gs://anonymous@shop/a",
+    ],
 )
-_FILE = (["gs://shop/a.toml", "gs://shop/a/b c.sql"], ["gs://shop", "gs://shop/", "gs://shop/a/", "a.toml", ""])
+_FILE = (
+    ["gs://shop/a.toml", "gs://shop/a/b c.sql", "gs://shop/ä%20.json"],
+    [
+        "gs://shop",
+        "gs://shop/",
+        "gs://shop/a/",
+        "a.toml",
+        "",
+        "gs://shop/a#.toml",
+        "gs://shop/*.toml",
+        "gs://shop/a\r.toml",
+    ],
+)
 _DAYS = (["1", "9", "90", "100000"], ["0", "-1", "100001", "1.5", "1e3", "", " 1", "١"])
 _POSITIVE = (["1", "2", "16", "999999999999999999"], ["0", "-1", "+1", "1.0", "", "many"])
 _TABLE = (
@@ -82,12 +122,12 @@ USABLE_AND_NOT: dict[str, tuple[list[str], list[str]]] = {
         ["customers", "customers=", "customers= ", "size=large", "customers=a;", ";customers=a", "customers=a;;zeros=b", "customers=a;b"],
     ),
     "orders": (
-        ["gs://shop/orders", "gs://shop/2011-08-08/*.csv.gz", "gs://shop/o?.parquet", "bigquery://my-project.shop.orders"],
-        ["orders.parquet", "my-project.shop.orders", "bigquery://shop.orders", "s3://shop/orders", ""],
+        ["gs://shop/orders", "gs://shop/2011-08-08/*.csv.gz", "gs://shop/o?.parquet", "gs://shop/[ab] #1/%2F.csv", "bigquery://my-project.shop.orders"],
+        ["orders.parquet", "my-project.shop.orders", "bigquery://shop.orders", "s3://shop/orders", "", "gs://shop/a\n.csv", "gs://shop/\0"],
     ),
     "columns": (
-        ["customer_id=CustomerID,ordered_at=InvoiceDate", "amount= Total paid", "gs://shop/columns.toml"],
-        ["CustomerID=customer_id", "customer_id=", "customer_id=a,", "columns.toml", "gs://shop/columns.json", "customer_id= ,amount=a"],
+        ["gs://shop/our%20 columns.toml", "customer_id=CustomerID,ordered_at=InvoiceDate", "amount= Total paid", "gs://shop/columns.toml"],
+        ["CustomerID=customer_id", "customer_id=", "customer_id=a,", "columns.toml", "gs://shop/columns.json", "customer_id= ,amount=a", "gs://shop/#.toml"],
     ),
     "csv_delimiter": ([",", ";", "\t", "|", " "], ["", ",,", "é", "\n"]),
     "csv_encoding": (["utf8", "latin-1", "cp1252", "ISO8859_1"], ["", "utf 8", "-"]),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from transforms import storage
 from transforms.errors import UsageError
@@ -148,6 +149,43 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path, below: 
 @pytest.mark.parametrize("uri", ["ftp://host/path", "file://not-absolute", "s3//:x://y"])
 def test_an_unknown_uri_is_refused_by_name(uri: str) -> None:
     with pytest.raises(UsageError, match="is not a path this system opens"):
+        storage.resolve(uri)
+
+
+@pytest.mark.parametrize("emulator", ["", "http://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "path",
+    ["shop", "shop/a", "shop/dead#x/GEN", "shop/a#", "shop/what?/a?b=c", "shop/a%2Fb", "shop/100%", "shop/with space/ä",
+     "shop/a:b@c", "shop/a//b", "my.shop-1_x/[1]*"],
+)  # fmt: skip
+def test_a_name_in_cloud_storage_is_taken_literally(path: str, emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    filesystem, found = storage.resolve(f"gs://{path}")
+    assert found == path
+    assert storage.resolve(f"gs://{path}/")[1] == path
+    assert isinstance(filesystem, fs.GcsFileSystem)
+
+
+def test_cloud_storage_has_the_credentials_that_arrow_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for bucket in ("shop", "anonymous@shop"):
+        filesystem, path = storage.resolve(f"gs://{bucket}/dead#x")
+        assert filesystem == fs.FileSystem.from_uri(f"gs://{bucket}/dead")[0]
+        assert path == "shop/dead#x"
+    assert storage.resolve("gs://anonymous@shop/a")[0] != storage.resolve("gs://shop/a")[0]
+
+
+@pytest.mark.parametrize("emulator", ["", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("uri", ["gs:///a", "gs://shop#x/a", "gs://shop?x=1/a", "gs://sh%6Fp/a", "gs://me:pw@shop/a"])
+def test_what_is_no_bucket_is_refused(uri: str, emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+    with pytest.raises(UsageError, match="is not a path this system opens"):
+        storage.resolve(uri)
+
+
+@pytest.mark.parametrize("uri", ["file:///data/dead#x/GEN", "file:///data/dead?x/GEN", "s3://shop/dead#x/GEN"])
+def test_a_uri_that_would_be_cut_off_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="write %23 for # and %3F for"):
         storage.resolve(uri)
 
 
