@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.pvalue import PCollection
 
-from pipelines import order_files
+from pipelines import order_files, scratch
 from pipelines.order_files import OrderFiles
 from pipelines.orders_source import OrdersSource
 from transforms import activity, aggregate, buckets, dead_letters, progress, storage
@@ -53,6 +53,21 @@ class Work(NamedTuple):
     bucket_count: int
     bucket_directory: str | None  # of this machine, where the workers share its files; else None
     attempt: str
+
+    def in_turn(self, elements: PCollection[Any], label: str) -> PCollection[Any]:
+        """The elements, each only while the output is still this attempt's: the next step writes into it.
+
+        A job on other machines may go on after another attempt has begun, and would mix its files, made from what a table
+        held then, into the other's. Nothing is asked on this machine, or where the attempt has no name.
+        """
+        if self.bucket_directory is not None or not self.attempt:
+            return elements
+        return elements | label >> beam.Map(_require_turn, self.output, self.attempt)
+
+
+def _require_turn(element: Any, output: str, attempt: str) -> Any:
+    storage.require_attempt(output, attempt)
+    return element
 
 
 def customer_parts(pipeline: beam.Pipeline, source: OrdersSource, snapshot: Snapshot, work: Work) -> CustomerParts:
@@ -189,26 +204,8 @@ def _letters(lines: pa.RecordBatch) -> list[dead_letters.DeadLetter]:
 def _made(routed: PCollection[tuple[int, Any]], label: str, writer: buckets.WriteBucket, work: Work) -> Any:
     """What the writer makes of each bucket, by tag; the paths of the parts are ``paths``."""
     tags = (COUNTS_TAG, STATISTICS_TAG, ACTIVITY_TAG)
-    grouped = routed | "GroupBuckets" >> beam.GroupByKey()
-    if work.bucket_directory is None:
-        grouped = in_turn(grouped, "InTurn", work.output, work.attempt)
+    grouped = work.in_turn(routed | "GroupBuckets" >> beam.GroupByKey(), "InTurn")
     return grouped | label >> beam.ParDo(writer).with_outputs(*tags, main="paths")
-
-
-def in_turn(elements: PCollection[Any], label: str, output: str, attempt: str) -> PCollection[Any]:
-    """The elements, each only while the output is still this attempt's: the next step writes into it.
-
-    A job on other machines may go on after another attempt has begun, and would mix its files, made from what a table
-    held then, into the other's. Nothing is asked where the attempt has no name.
-    """
-    if not attempt:
-        return elements
-    return elements | label >> beam.Map(_in_turn, output, attempt)
-
-
-def _in_turn(element: Any, output: str, attempt: str) -> Any:
-    storage.require_attempt(output, attempt)
-    return element
 
 
 def _written(
@@ -247,13 +244,22 @@ def _merged(statistics: PCollection[Statistics]) -> PCollection[Statistics]:
 
 
 def _write_letters(letters: PCollection[dead_letters.DeadLetter], work: Work) -> PCollection[Any]:
-    return (
+    """Beam's sink replaces what it finds where it writes, so it writes into the attempt's own space."""
+    written = storage.join(scratch.temp(work.output, work.attempt), "dead_letters")
+    files = (
         letters
         | "LetterToJson" >> beam.Map(lambda letter: letter.to_json())
         | "WriteDeadLetters"
-        >> beam.io.WriteToText(
-            storage.join(work.output, "dead_letters", "part"), file_name_suffix=".jsonl", skip_if_empty=True
-        )
+        >> beam.io.WriteToText(storage.join(written, "part"), file_name_suffix=".jsonl", skip_if_empty=True)
+    )
+    # One element once all are written, and also where there is none.
+    whole = (
+        letters.pipeline
+        | "DeadLetters" >> beam.Create([written])
+        | "AllDeadLetters" >> beam.Map(lambda directory, _: directory, pvalue.AsList(files))
+    )
+    return work.in_turn(whole, "DeadLettersInTurn") | "KeepDeadLetters" >> beam.Map(
+        storage.copy_directory, storage.join(work.output, "dead_letters")
     )
 
 

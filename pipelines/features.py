@@ -152,6 +152,7 @@ def build_pipeline(
         transform_fn=storage.join(output, "transform_fn"),
         temp=scratch.temp(output, attempt),
         reuse=reuse,
+        in_turn=work.in_turn,
     )
     completion = snapshot_job.Completion(
         output, KIND, arguments, snapshot_job.content_of(source), attempt, source.rows if source.pinned else None,

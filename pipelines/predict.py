@@ -157,9 +157,7 @@ def build_pipeline(
         | "DecileStarts" >> beam.MapTuple(lambda _, paths: score_customers.decile_starts(list(paths)))
     )
     spread = scored | "SpreadScored" >> beam.Reshuffle()
-    if not shared.is_local(beam_options):
-        spread = customers.in_turn(spread, "RankInTurn", output, attempt)
-    ranked = spread | "AddDeciles" >> beam.Map(
+    ranked = work.in_turn(spread, "RankInTurn") | "AddDeciles" >> beam.Map(
         score_customers.add_deciles, AsSingleton(starts, default_value=[]), output
     )
     content = snapshot_job.content_of(source) | {

@@ -158,17 +158,30 @@ def switch(
 ) -> None:
     """Moves the pointer from ``previous``; fine as well when another run of the same publish just did.
 
+    What is published anew after its rows expired is ``previous`` itself: then the pointer shows no other generation
+    when another run was first, and only what is ``known`` tells that it was.
+
     Raises:
       PointerMoved: a publish of something else won.
       WentBack: it became current since it was ``known``, and was left again.
     """
-    from serving.store import PointerMoved
+    from serving.store import PointerMoved, WentBack
 
     try:
         store.switch(name, previous, notes, known)
     except PointerMoved as lost:
         if lost.winner is None or lost.winner.name != name:
             raise
+    except WentBack:
+        if known is None or not _became_current(store.current(), known):
+            raise
+
+
+def _became_current(current: Generation | None, known: Generation) -> bool:
+    """Whether the attempt ``known`` is what is served, and has become so since it began."""
+    if current is None or (current.name, current.attempt) != (known.name, known.attempt):
+        return False
+    return bool(current.published_at and known.begun_at and current.published_at > known.begun_at)
 
 
 def complete(store: Store, warehouse: Warehouse | None, name: str) -> None:

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from pipelines import publish_input, publish_plan, run_job
+from pipelines import publish_input, publish_plan, repeated_customers, run_job
 from pipelines.publish_input import Predictions
 from pipelines.warehouse import with_generation
 from serving import checks
 from serving.checks import Constants
-from serving.store import Content, Store, Writing, Written, open_store
-from transforms import engines, storage
+from serving.store import Content, Generation, State, Store, Superseded, Writing, Written, open_store
+from transforms import storage
 from transforms.dead_letters import DeadLetter
 from transforms.errors import JobFailed, UsageError
 
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 KIND = "dead_letters"
 MENDED = "mended-"  # begins the names of files of rows that pipelines.publish_replay adds
 SAMPLE_ROWS = 100  # of a batch, read back from the store
-HASHES_PER_BUCKET = 4_000_000  # 32 MB, sorted in memory
-# So many customers that occur twice are no slip any more; and one worker compares their rows, one by one.
-MOST_REPEATED = 50_000
 _REPEATED_TAG = "repeated"
 
 
@@ -116,46 +113,6 @@ def exact_sum(values: Iterable[float]) -> float:
         return math.inf
 
 
-def id_hashes(predictions: Predictions, source: tuple[int, str]) -> Iterator[tuple[int, bytes]]:
-    """(bucket, 64-bit hashes) of the customer ids of one file; equal ids are in one bucket."""
-    import numpy as np
-
-    buckets = -(-predictions.rows // HASHES_PER_BUCKET)
-    for _, batch in publish_input.read_batches(predictions.directory, source, columns=["customer_id"]):
-        hashes = hashes_of(batch)
-        for bucket in range(buckets):
-            yield bucket, (hashes if buckets == 1 else hashes[hashes % np.uint64(buckets) == bucket]).tobytes()
-
-
-def hashes_of(batch: pa.RecordBatch) -> Any:
-    """[rows] uint64; the same on every worker of a job."""
-    import pyarrow as pa
-
-    ids = pa.Table.from_arrays([batch.column("customer_id").cast(pa.binary())], ["id"])
-    with engines.duckdb_connection() as connection:
-        return connection.from_arrow(ids).project("hash(id) AS h").fetchnumpy()["h"]
-
-
-def seen_twice(bucket: tuple[int, Iterable[bytes]]) -> Any:
-    """The hashes that occur more than once, [n] uint64."""
-    import numpy as np
-
-    hashes = np.sort(np.frombuffer(b"".join(bucket[1]), np.uint64))
-    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-
-
-def _together(buckets: Iterable[Any]) -> Any:
-    import numpy as np
-
-    found = np.concatenate([np.empty(0, np.uint64), *buckets])
-    if len(found) > MOST_REPEATED:
-        raise JobFailed(
-            f"{len(found):,} customers occur more than once among the predictions, more than {MOST_REPEATED:,}: "
-            "accepted is one row a customer"
-        )
-    return found
-
-
 class Staging(beam.DoFn):
     """A DoFn that stages batches, through one store for all of them: what writing learnt of it goes on."""
 
@@ -211,7 +168,7 @@ class StageBatch(Staging):
         readable, unreadable = checks.split_readable(batch)
         usable, letters = checks.split(readable, checks.rules(self.constants))
         if len(repeated) and usable.num_rows:
-            again = pa.array(np.isin(hashes_of(usable), repeated))
+            again = pa.array(np.isin(repeated_customers.hashes_of(usable), repeated))
             if again.true_count:
                 yield pvalue.TaggedOutput(_REPEATED_TAG, (0, usable.filter(again)))
             usable = usable.filter(pc.invert(again))
@@ -286,11 +243,11 @@ def build_pipeline(
         pipeline
         | "Files" >> beam.Create(sources)
         | "SpreadFiles" >> beam.Reshuffle()
-        | "HashIds" >> beam.FlatMap(partial(id_hashes, predictions))
+        | "HashIds" >> beam.FlatMap(partial(repeated_customers.id_hashes, predictions))
         | "Hashes" >> beam.GroupByKey()
-        | "SeenTwice" >> beam.Map(seen_twice)
+        | "SeenTwice" >> beam.Map(repeated_customers.seen_twice)
         | "Repeated" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-        | "AllRepeated" >> beam.Map(_together)
+        | "AllRepeated" >> beam.Map(repeated_customers.together)
     )
     staged = (
         pipeline
@@ -347,21 +304,63 @@ def write_manifest(staged: Staged, directory: str, target: Target) -> Staged:
     return staged
 
 
-def read_manifest(directory: str) -> Staged:
-    found = storage.read_manifest(directory, KIND)
+def read_manifest(directory: str, target: Target) -> Staged:
+    """What ``write_manifest`` wrote.
+
+    Raises:
+      Superseded: the directory is another attempt's by now.
+    """
+    try:
+        found = storage.read_manifest(directory, KIND)
+    except UsageError:
+        require_staging(target)
+        raise
+    if found["attempt"] != target.attempt:
+        raise Superseded(target.generation, target.attempt, _record(target))
     content = Content(**found["content"])
     return Staged(content, found["dead_letters"], tuple(found["parts"]), found["figures"])
 
 
-def clear_letters(directory: str) -> None:
-    """Deletes what an attempt left. Raises: UsageError where rows that somebody mended would be lost with it."""
+def clear_letters(directory: str, target: Target) -> None:
+    """Deletes what an earlier attempt left, right after the store was asked whether this one is the latest.
+
+    Raises:
+      Superseded: it is not, and what is there may be the other's.
+      UsageError: rows that somebody mended would be lost.
+    """
+    require_staging(target)
     mended = [path for path in storage.list_files(directory, ".parquet") if os.path.basename(path).startswith(MENDED)]
     if mended:
         raise UsageError(
             f"{directory} holds rows that were mended and published into a generation which is not there any more: move the "
             "directory away, publish, put it back in the new one's place and replay"
         )
+    if _attempt_of(directory) > target.attempt:
+        # Somebody was here since, or a generation of this name was purged, and its attempts are counted anew.
+        require_staging(target)
     storage.delete_directory(directory)
+
+
+def _attempt_of(directory: str) -> int:
+    """The attempt that a directory's manifest names; 0 where there is none."""
+    uri = storage.join(directory, storage.MANIFEST)
+    return int(json.loads(storage.read_bytes(uri)).get("attempt", 0)) if storage.exists(uri) else 0
+
+
+def require_staging(target: Target) -> None:
+    """Raises: Superseded unless the store says that this attempt is being staged. Without a store nothing is asked."""
+    if target.serving is None:
+        return
+    found = _record(target)
+    if found is None or (found.state, found.attempt) != (State.STAGED, target.attempt):
+        raise Superseded(target.generation, target.attempt, found)
+
+
+def _record(target: Target) -> Generation | None:
+    if target.serving is None:
+        return None
+    with open_store(target.serving) as store:
+        return store.find(target.generation)
 
 
 def run(predictions: Predictions, target: Target, shards: int, beam_options: PipelineOptions, output: str) -> Staged:
@@ -369,13 +368,14 @@ def run(predictions: Predictions, target: Target, shards: int, beam_options: Pip
 
     Raises:
       UsageError: a worker met unusable input.
+      Superseded: another attempt took over.
       JobFailed: rows were lost or came twice on the way.
     """
-    clear_letters(output)
+    clear_letters(output, target)
     pipeline = beam.Pipeline(options=beam_options)
     build_pipeline(pipeline, predictions, target, shards, output)
     run_job.execute(pipeline, "publish")
-    return read_manifest(output)
+    return read_manifest(output, target)
 
 
 def submit(
@@ -388,7 +388,7 @@ def submit(
     """
     pipeline = beam.Pipeline(options=beam_options)
     if target:
-        clear_letters(target.dead_letters)
+        clear_letters(target.dead_letters, target)
         staged = build_pipeline(pipeline, predictions, target, shards, target.dead_letters)
     else:
         staged = pipeline | "Sealed" >> beam.Create([None])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipelines.keep_features import KeepFeatures
     from pipelines.orders_source import OrdersSource
+    from transforms.skew import Comparison
 
 STATISTICS, SKEW = "statistics", "skew.json"  # in the output
 
@@ -169,29 +170,45 @@ class _Complete(beam.DoFn):
         (daily,) = days
         if (first_days := sum(daily["first_days"].to_pylist())) != rows:
             raise RuntimeError(f"{rows} customers were counted, but {first_days} first days")
-        scratch.clear(this.output, this.attempt)
-        if not is_repeat:
-            scratch.clear_all(this.output)
+        (customers,) = described
         content = {"rows": rows, "lines": ledger.lines(), "splits": ledger.customers, **this.content}
         content["parts"] = sorted(parts, key=lambda part: part["name"])
         if ledger.dead_letters:
             content["dead_letter_examples"] = _examples(storage.join(this.output, "dead_letters"))
         if this.kind == "features" and "transform_fingerprint" not in content:
             content["transform_fingerprint"] = _transform_fingerprint(storage.join(this.output, "transform_fn"))
-        (customers,) = described
+        scratch.clear(this.output, this.attempt)
         if not is_repeat:
+            self._require_attempt()
+            scratch.clear_all(this.output)
             statistics.write(storage.join(this.output, STATISTICS), customers)
         if this.data_schema:
             content["anomalies"] = require_schema(customers, this.data_schema, labels=this.kind == "features")
-        if this.training and this.thresholds:
-            content["skew"] = require_alike(this.training, customers, this.thresholds, this.output)
+        comparison = (
+            skew.compare(this.training, customers, this.thresholds) if this.training and this.thresholds else None
+        )
+        if comparison:
+            content["skew"] = comparison.lines()
+        content |= _activity(daily)  # last: it is long
+        if not is_repeat:
+            self._write(customers, comparison)
+        # What another attempt has completed meanwhile is left as it is: ``finish`` compares, as it does for a repeat.
+        yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
+
+    def _write(self, customers: Statistics, comparison: Comparison | None) -> None:
+        """What the judgements leave beside the manifest.
+
+        Raises:
+          UsageError: the customers are too unlike those the model learned from.
+        """
+        this = self.completion
+        if comparison:
+            write_comparison(comparison, this.output)
         if this.data_schema and this.data_schema.wanted is None:
             _infer_schema(customers, this.data_schema.uri)
-        if self.keep and not is_repeat:
+        if self.keep:
             self._require_attempt()
             self.keep.run()
-        content |= _activity(daily)  # last: it is long
-        yield storage.finish(this.output, this.kind, this.arguments, content, this.attempt)
 
     def _require_attempt(self) -> None:
         """Raises: UsageError where another attempt has begun since; this one's scratch goes."""
@@ -247,13 +264,12 @@ def require_schema(customers: Statistics, held: DataSchema, *, labels: bool) -> 
     return found
 
 
-def require_alike(training: Statistics, serving: Statistics, thresholds: Thresholds, output: str) -> list[str]:
-    """Compares the customers with those the model learned from, writes ``skew.json``, and returns the warnings.
+def write_comparison(comparison: Comparison, output: str) -> None:
+    """Writes ``skew.json``: how the customers compare with those the model learned from.
 
     Raises:
       UsageError: a difference is beyond what is to be forecast from.
     """
-    comparison = skew.compare(training, serving, thresholds)
     text = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     storage.write_bytes(storage.join(output, SKEW), text.encode())
     if comparison.failed:
@@ -261,7 +277,6 @@ def require_alike(training: Statistics, serving: Statistics, thresholds: Thresho
             f"the customers are not like those the model learned from: {_first(comparison.lines())}; all of it is in "
             f"{storage.join(output, SKEW)}; mend the orders, train anew, or say what is accepted by --skew_thresholds"
         )
-    return comparison.lines()
 
 
 def _first(lines: list[str], most: int = 3) -> str:

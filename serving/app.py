@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import socket
 import sys
@@ -35,7 +36,8 @@ All of one answer is of one generation, the published set of predictions that it
 seen within {seconds:g} seconds. Where the store does not answer, the answer is 503 and says when to come again."""
 # Longer than Google's front ends keep theirs (600): they must not send a request into a connection that is just closed.
 KEEP_ALIVE_SECONDS = 620
-CLOSING_SECONDS = 7  # for answers under way when the service is told to end; Cloud Run grants as many
+_OWN_PACKAGES = ("fastapi", "uvicorn", "httptools", "uvloop", "orjson", "prometheus_client", "swagger_ui_bundle")
+CLOSING_SECONDS = 7  # for answers under way when the service is told to end; Cloud Run kills it after 10
 
 
 def create_app(options: AppOptions) -> Gate:
@@ -124,10 +126,21 @@ def run(argv: list[str] | None = None) -> None:
     options = app_options.parse(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("serving").addFilter(Seldom())
+    _require_installed()
     _require_readable(options)
     served, listening = server(options), _listen(options)
     with listening, asyncio.Runner(loop_factory=served.config.get_loop_factory()) as runner:
         runner.run(_serve(served, listening, options))
+
+
+def _require_installed() -> None:
+    """Raises: UsageError where only the pipelines' packages are there."""
+    missing = [name for name in _OWN_PACKAGES if not importlib.util.find_spec(name)]
+    if missing:
+        raise UsageError(
+            f"the lookup service needs {', '.join(missing)}, which the pipelines do not: accepted is an environment of "
+            "serving/requirements.lock"
+        )
 
 
 def _require_readable(options: AppOptions) -> None:

@@ -7,11 +7,11 @@ elements, read separately by the analysis and the transformation, so that no run
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
-from apache_beam.pvalue import PCollection
+from apache_beam.pvalue import AsList, PCollection
 
 from transforms import quiet_tensorflow, schema, storage
 
@@ -71,8 +71,9 @@ class _WriteTransformed(beam.DoFn):
 
 
 def transform_customers(
-    raw_paths: PCollection[str], *, transformed: str, transform_fn: str, temp: str, reuse: str | None
-) -> tuple[PCollection[dict[str, Any]], PCollection[Any]]:
+    raw_paths: PCollection[str], *, transformed: str, transform_fn: str, temp: str, reuse: str | None,
+    in_turn: Callable[[PCollection[Any], str], PCollection[Any]],
+) -> tuple[PCollection[dict[str, Any]], PCollection[Any]]:  # fmt: skip
     """Adds the analysis and the transformation to the pipeline of ``raw_paths``.
 
     Args:
@@ -81,6 +82,7 @@ def transform_customers(
       transform_fn: directory that gets the analysed transform (what ``tft.TFTransformOutput`` opens).
       temp: directory for tf.Transform's own temporary files.
       reuse: a transform_fn directory to apply instead of analysing; it is not copied here.
+      in_turn: passes elements on, under a step's name, only while ``transformed`` and ``transform_fn`` may be written to.
 
     Returns:
       The transformed parts (see ``storage.write_parquet``), and a collection that is complete once the transform is written.
@@ -106,9 +108,20 @@ def transform_customers(
                 raw_paths | "SpreadTrain" >> beam.Reshuffle() | "ReadTrainSplit" >> beam.ParDo(_ReadCustomers("train"))
             )
             transform = (train, config) | "Analyze" >> tft_beam.AnalyzeDataset(preprocessing.preprocessing_fn)
-            written = transform | "WriteTransform" >> tft_beam.WriteTransformFn(transform_fn)
+            whole = storage.join(temp, "transform_fn")
+            analysed = transform | "WriteTransform" >> tft_beam.WriteTransformFn(whole)
+            ready = (
+                raw_paths.pipeline
+                | "WholeTransform" >> beam.Create([whole])
+                | "AllOfTransform" >> beam.Map(lambda directory, _: directory, AsList(analysed))
+            )
+            # Copied, since tf.Transform replaces what it finds, and takes its time over it.
+            written = in_turn(ready, "TransformInTurn") | "KeepTransform" >> beam.Map(
+                storage.copy_directory, transform_fn
+            )
         customers = raw_paths | "SpreadCustomers" >> beam.Reshuffle() | "ReadCustomers" >> beam.ParDo(_ReadCustomers())
         batches, _ = ((customers, config), transform) | "Transform" >> tft_beam.TransformDataset(
             output_record_batches=True
         )
+    batches = in_turn(batches, "TransformedInTurn")
     return batches | "WriteTransformed" >> beam.ParDo(_WriteTransformed(transformed)), written

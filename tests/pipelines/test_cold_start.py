@@ -147,10 +147,14 @@ def _declared() -> list[str]:
     return list(_project()["dependencies"])
 
 
-def _project() -> dict[str, Any]:
+def _pyproject() -> dict[str, Any]:
     import tomllib
 
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _project() -> dict[str, Any]:
+    return _pyproject()["project"]
 
 
 def _normalised(name: str) -> str:
@@ -191,8 +195,8 @@ def owners() -> dict[str, set[str]]:
 
 
 def extras() -> set[str]:
-    """The distributions that extras of this project bring, by their normalised names."""
-    brought = _project()["optional-dependencies"].values()
+    """The distributions that extras of this project and the lookup service bring, by their normalised names."""
+    brought = [*_project()["optional-dependencies"].values(), _pyproject()["dependency-groups"]["service"]]
     return {_normalised(Requirement(text).name) for of in brought for text in of}
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import publish, publish_conclude, publish_guards, publish_input, publish_stage
+from pipelines import publish, publish_conclude, publish_guards, publish_input, publish_stage, repeated_customers
 from pipelines.warehouse import LocalWarehouse
 from serving.sqlite_store import SqliteStore
 from serving.store import PointerMoved, Store, Superseded, Written, open_store
@@ -169,7 +169,7 @@ def test_rows_of_no_customer_are_no_customer_that_occurs_twice(place: Place) -> 
 
 def test_hashes_find_every_customer_that_occurs_twice(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
     monkeypatch.setattr(publish_input, "BATCH_ROWS", 50)
-    monkeypatch.setattr(publish_stage, "HASHES_PER_BUCKET", 60)  # several buckets
+    monkeypatch.setattr(repeated_customers, "HASHES_PER_BUCKET", 60)  # several buckets
     ids = [f"c{i}" for i in range(400)] + [f"c{i}" for i in range(0, 400, 40)]
     result = place.publish(
         place.predictions("p", [prediction(i, value) for value, i in enumerate(ids, 1)]),

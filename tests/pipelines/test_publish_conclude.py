@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import publish, publish_conclude, publish_input, publish_options, publish_places, publish_stage
+from pipelines import publish, publish_conclude, publish_input, publish_options, publish_places, publish_stage, run_job
 from pipelines.options import pipeline_options
 from pipelines.publish_conclude import Conclusion
 from pipelines.publish_guards import GuardTripped
@@ -216,6 +216,90 @@ def test_an_attempt_that_was_overtaken_gives_up(place: Place) -> None:
     assert "it is sealed, attempt 2" in assert_changes_nothing(place, conclusion, staged, Superseded)
 
 
+@pytest.mark.parametrize("how", ["waits", "detached"])
+def test_a_launcher_that_was_overtaken_leaves_the_dead_letters_of_the_winner(place: Place, how: str) -> None:
+    """It comes to its job only after another launch of the same predictions has published."""
+    directory = place.predictions("p", [*ROWS, BAD])
+    late, old, predictions = launch(place, directory)
+    conclusion, target, _ = launch(place, directory)
+    assert old and target
+    local = pipeline_options([])
+    publish_stage.submit(predictions, target, 1, local, conclusion)
+    before = state_of(place)
+    assert len(place.letters(conclusion.begun.name)) == 1
+    with pytest.raises(Superseded, match=r"attempt 1 to stage generation .* it is sealed, attempt 2"):
+        if how == "waits":
+            publish_stage.run(predictions, old, 1, local, old.dead_letters)
+        else:
+            publish_stage.submit(predictions, old, 1, local, late)
+    assert state_of(place) == before
+
+
+def test_a_launcher_overtaken_while_it_looks_leaves_the_dead_letters(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = place.predictions("p", [*ROWS, BAD])
+    late, old, _ = launch(place, directory)
+    assert old
+    listed = storage.list_files
+
+    def meanwhile(*arguments: Any) -> list[str]:
+        monkeypatch.undo()
+        found = listed(*arguments)
+        conclusion, staged = staged_by(place, directory)
+        conclusion.run(staged)
+        return found
+
+    monkeypatch.setattr(storage, "list_files", meanwhile)
+    with pytest.raises(Superseded, match="it is sealed, attempt 2"):
+        publish_stage.clear_letters(old.dead_letters, old)
+    assert len(place.letters(late.begun.name)) == 1
+
+
+def test_what_a_purged_generation_left_is_deleted_however_often_it_was_begun(place: Place) -> None:
+    """Its attempts are counted anew then."""
+    directory = place.predictions("p", [*ROWS, BAD])
+    launch(place, directory)
+    conclusion, staged = staged_by(place, directory)
+    conclusion.run(staged)
+    places = ["--serving", place.uri, "--warehouse", f"{place.root}/wh"]
+    assert conclusion.current is not None
+    assert publish.main(["rollback", *places, "--to", conclusion.current.name, "--reason", "a test"]) == 0
+    with open_store(place.uri, create=True) as store:
+        store.delete(conclusion.begun.name)
+    again, staged = staged_by(place, directory)
+    assert (conclusion.begun.attempt, again.begun.attempt) == (2, 1)
+    assert again.run(staged)["switched"]
+    assert json.loads((place.root / "dl" / again.begun.name / storage.MANIFEST).read_text())["attempt"] == 1
+
+
+@pytest.mark.parametrize("when", ["it is being staged", "it is published"])
+def test_a_publish_that_waits_and_was_overtaken_says_so(
+    place: Place, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last row was written; then another attempt cleared the letters, or wrote their manifest."""
+    directory = place.predictions("p", [*ROWS, BAD])
+    _, old, predictions = launch(place, directory)
+    assert old
+    execute = run_job.execute
+
+    def overtaken(*arguments: Any) -> bool:
+        monkeypatch.undo()
+        done = execute(*arguments)
+        if when == "it is published":
+            conclusion, staged = staged_by(place, directory)
+            conclusion.run(staged)
+        else:
+            _, target, _ = launch(place, directory)
+            assert target
+            publish_stage.clear_letters(target.dead_letters, target)
+        return done
+
+    monkeypatch.setattr(run_job, "execute", overtaken)
+    with pytest.raises(Superseded, match=r"attempt 1 to stage generation .*, attempt 2"):
+        publish_stage.run(predictions, old, 1, pipeline_options([]), old.dead_letters)
+
+
 def test_a_generation_that_was_deleted_is_not_made_anew(place: Place) -> None:
     conclusion, staged = staged_by(place, place.predictions("p", ROWS))
     with open_store(place.uri, create=True) as store:
@@ -241,6 +325,30 @@ def test_what_was_mended_since_stays(place: Place) -> None:
     publish_stage.write_manifest(staged, str(letters), target)  # the step before, which is repeated with it
     assert conclusion.run(staged)["rows"] == 31
     assert state_of(place) == before
+
+
+def test_who_is_second_to_serve_the_current_generation_anew_is_done(place: Place) -> None:
+    """As after its rows expired: what was current before is the same generation, so no pointer tells who was first."""
+    first = place.publish(place.predictions("p", ROWS))
+    name, old = first["generation"], first["previous"]
+    with open_store(place.uri, create=True) as store:
+        known = store.find(name)
+        publish_conclude.switch(store, name, name, {}, known)
+        served = store.current()
+        assert known and known.published_at and served and served.published_at
+        assert served.published_at > known.published_at
+        publish_conclude.switch(store, name, name, {}, known)
+        assert store.current() == served
+        overtaken = replace(known, attempt=known.attempt + 1)
+        with pytest.raises(WentBack):
+            publish_conclude.switch(store, name, name, {}, overtaken)
+        store.switch(old, name)  # a rollback
+        with pytest.raises(WentBack):
+            publish_conclude.switch(store, name, old, {}, known)
+        with pytest.raises(PointerMoved):
+            publish_conclude.switch(store, name, name, {}, known)
+        current = store.current()
+        assert current and current.name == old
 
 
 # --- What fails the job ---------------------------------------------------------------------------------------------
@@ -296,5 +404,7 @@ def test_the_manifest_of_the_letters_is_the_latest_attempts(tmp_path: Path) -> N
     counts = [Staged(Content(number)) for number in range(4)]
     for attempt, rows, told in ((2, 2, 2), (1, 1, 2), (2, 0, 2), (3, 3, 3)):
         assert publish_stage.write_manifest(counts[rows], directory, Target("g", attempt)) == counts[rows]
-        assert publish_stage.read_manifest(directory) == counts[told]
+        assert publish_stage.read_manifest(directory, Target("g", told)) == counts[told]
+    with pytest.raises(Superseded, match="attempt 2 to stage generation g"):
+        publish_stage.read_manifest(directory, Target("g", 2))
     assert json.loads(storage.read_bytes(f"{directory}/{storage.MANIFEST}"))["attempt"] == 3

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from pipelines import features, options, orders_arguments, predict, run_job, snapshot_job
 from pipelines.snapshot_job import Completion, Ledger, _Complete
 from tests.pipelines import features_data
-from transforms import activity, storage
+from transforms import activity, skew_thresholds, storage, transform_customers
 from transforms.customer_features import Snapshot
 from transforms.errors import UsageError
 from transforms.statistics import Split, Statistics
@@ -102,11 +104,14 @@ def complete(
     rows: int = 4,
     first_days: int = 4,
     days: int = 1,
+    training: Statistics | None = None,
 ) -> dict[str, Any]:
     """The last step with an honest ledger, its parts holding these numbers of rows."""
     output = str(directory / "out")
     storage.begin(output, "predictions", {"orders": "o.csv"}, "a")
-    completion = Completion(output, "predictions", {"orders": "o.csv"}, {}, "a", lines)
+    completion = Completion(
+        output, "predictions", {"orders": "o.csv"}, {}, "a", lines, None, training, skew_thresholds.read()
+    )
     counts = [count for count in HONEST.items() if count[0] != ("dead_letters", "bad_amount")]
     counts += [(("excluded", "no_customer"), 1)]
     counts = [((key, 0) if key == ("letters", "") else (key, count)) for key, count in counts]
@@ -282,3 +287,63 @@ def test_a_job_that_was_overtaken_writes_no_part(
             predict.run([*argv, "--model", features_data.shop_cycle().model])
     assert not [path for path in output.rglob("*") if path.suffix == ".parquet" or path.name == storage.MANIFEST]
     assert not scratch(output)
+
+
+def test_a_job_that_was_overtaken_leaves_what_the_next_one_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers elsewhere transform the first batch of customers when another attempt begins, and completes the output."""
+    monkeypatch.setattr("pipelines.options.is_local", lambda _: False)
+    orders = tmp_path / "orders.csv"
+    csv.write_csv(pq.read_table(features_data.shop_file()), orders)
+    orders.write_text(orders.read_text() + "no,line\n")
+    output, completed = tmp_path / "out", dict[str, tuple[int, bytes]]()
+    argv = ["--orders", str(orders), "--output", str(output), "--buckets", "3", *map(str, WINDOW)]
+    write = transform_customers._WriteTransformed.process
+
+    def contents() -> dict[str, tuple[int, bytes]]:
+        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()}
+
+    def overtaken(*arguments: Any) -> Any:
+        made = list(write(*arguments))
+        if not completed:
+            monkeypatch.setattr(transform_customers._WriteTransformed, "process", write)
+            assert features.main(argv) == 0
+            completed.update(contents())
+        yield from made
+
+    monkeypatch.setattr(transform_customers._WriteTransformed, "process", overtaken)
+    with pytest.raises(UsageError, match="was begun anew by another run: this one does not finish it"):
+        features.run(argv)
+    assert contents() == completed
+    assert [path for path in completed if "/dead_letters/" in path]
+
+
+def test_a_last_step_that_comes_after_another_attempts_writes_nothing(tmp_path: Path) -> None:
+    """Its customers are others, as those of a table that changed meanwhile."""
+    complete(tmp_path)
+    output = tmp_path / "out"
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="was finished by another run meanwhile"):
+        complete(tmp_path, days=2, training=described(8))
+    assert {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.rglob("*") if path.is_file()
+    } == before
+
+
+def test_a_manifest_written_into_the_next_attempts_output_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, write = str(tmp_path / "out"), storage.write_bytes
+    storage.begin(output, "features", {}, "first")
+
+    def meanwhile(uri: str, content: bytes) -> None:
+        monkeypatch.undo()
+        storage.begin(output, "features", {}, "second")
+        write(uri, content)
+
+    monkeypatch.setattr(storage, "write_bytes", meanwhile)
+    with pytest.raises(UsageError, match="was begun anew by another run"):
+        storage.finish(output, "features", {}, {"rows": 1}, "first")
+    assert names(output) == {storage.STARTED}
+    assert storage.finish(output, "features", {}, {"rows": 2}, "second")["rows"] == 2

@@ -280,7 +280,7 @@ def test_killed_and_run_again(
 
 
 def test_of_two_processes_replacing_one_partition_the_later_waits(
-    warehouse: LocalWarehouse, records: Records, tmp_path: Path
+    warehouse: LocalWarehouse, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second comes while the first, already found to be the latest, is about to move its file into place."""
     for name, value in (("first", 1.0), ("second", 2.0)):
@@ -294,6 +294,12 @@ def test_of_two_processes_replacing_one_partition_the_later_waits(
         "assert LocalWarehouse(sys.argv[1]).publish(g, lambda: [g])"
     )
     started: list[subprocess.Popen[bytes]] = []
+    looks: list[bool] = []  # whether the partition was the first's, whenever it looked
+    holds = LocalWarehouse._holds
+
+    def looked(*arguments: Any) -> bool:
+        looks.append(holds(*arguments))
+        return looks[-1]
 
     def generations() -> Sequence[Generation]:
         if started:  # the second was so fast that the first, looking once more, finds its partition replaced
@@ -307,7 +313,10 @@ def test_of_two_processes_replacing_one_partition_the_later_waits(
         return [records["first"]]
 
     try:
-        warehouse.publish(records["first"], generations)
+        monkeypatch.setattr(LocalWarehouse, "_holds", looked)
+        # Before its last look the second may have followed; then it must not say that the partition is its own.
+        assert warehouse.publish(records["first"], generations) == looks[-1]
+        assert len(looks) == 2
         assert started[0].wait(60) == 0
     finally:
         started[0].kill()

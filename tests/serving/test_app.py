@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import resource
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import store
+from serving import app, store
 from tests.serving.faulty_store import Faults
 from tests.serving.service import LOCAL, Client, publish, running, until, value_path
 from tests.serving.store_contract import prediction
@@ -264,3 +265,13 @@ def test_a_store_that_hangs_does_not_keep_the_service_from_ending(uri: str, monk
         assert time.monotonic() - began < 5
         faults.go_on()
     asking.join()
+
+
+def test_what_only_the_service_needs_is_asked_for_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvloop" else found(name))
+    assert app.main(["--serving", "sqlite:///nowhere.db", "--no_auth"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the lookup service needs uvloop, ") and "serving/requirements.lock" in line
