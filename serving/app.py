@@ -20,7 +20,7 @@ from serving.app_options import AppOptions
 from serving.problems import Problem
 from serving.seldom import Seldom
 from transforms.cli import exit_code
-from transforms.errors import JobFailed
+from transforms.errors import JobFailed, UsageError
 
 if TYPE_CHECKING:
     import uvicorn
