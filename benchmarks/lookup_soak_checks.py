@@ -67,7 +67,16 @@ def number_of(name: str) -> int:
 
 
 def etag_of(number: int) -> str:
-    return f'"{name_of(number)}.1"'  # each is staged once
+    return f'"{name_of(number)}.1"'
+
+
+def tagged(etag: str | None) -> int:
+    """The generation of an entity tag, which says more than that: of which attempt at it the rows are.
+
+    Raises:
+      ValueError: it is none of ours.
+    """
+    return number_of((etag or "").strip('"').rpartition(".")[0])
 
 
 @dataclass
@@ -172,7 +181,7 @@ class Checker:
             if number is not None:
                 possible = self._hold_to_time(number, began, ended)
                 # Where another one may have been served as well, the request may have been compared with that.
-                if answer.status == 200 and etag_of(number) in asked.etags and len(possible) == 1:
+                if answer.status == 200 and number in map(tagged, asked.etags) and len(possible) == 1:
                     raise Wrong("304 was due")
         except (Wrong, KeyError, ValueError) as wrong:
             self.note(f"{answer.status} for {_short(asked)}: {wrong!r}: {answer.body[:200]!r}")
@@ -191,7 +200,10 @@ class Checker:
             self._excused(answer, began, ended)
             return None
         if answer.status == 304:
-            return _not_modified(asked, answer)
+            number = _not_modified(asked, answer)
+            if not self._shop.holds(number, asked.customer_ids[0]):
+                raise Wrong("304 for who has no prediction")
+            return number
         if answer.status == 404 and not asked.together:
             return self._missing(asked, answer)
         if answer.status != 200:
@@ -205,7 +217,7 @@ class Checker:
         number, etag = number_of(row["generation"]), answer.header("etag")
         if row != self._shop.row(number, asked.customer_ids[0]) or not self._shop.holds(number, asked.customer_ids[0]):
             raise Wrong("not what was published")
-        if etag != etag_of(number):
+        if tagged(etag) != number:
             raise Wrong(f"the entity tag is {etag}")
         return number
 
@@ -250,7 +262,7 @@ def _not_modified(asked: Asked, answer: Answer) -> int:
     etag = answer.header("etag")
     if etag is None or etag not in asked.etags or answer.body:
         raise Wrong(f"304 with {etag} and {len(answer.body)} bytes, where If-None-Match was {asked.etags}")
-    return number_of(etag.strip('"').rpartition(".")[0])
+    return tagged(etag)
 
 
 def _problem(answer: Answer, code: str) -> Any:
