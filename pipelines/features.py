@@ -72,22 +72,13 @@ def parser() -> ArgumentParser:
         help="whole days after the cutoff whose value is the label",
     )
     parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
-    parser.add_argument(
-        "--output",
-        type=shared.directory,
-        metavar="DIR",
-        help="the directory to make, local or gs://",
-    )
+    shared.add_output(parser)
     parser.add_argument(
         "--reuse_transform", metavar="DIR",
         help="a features directory whose transform is applied instead of analysing anew, "
         "so that one model can learn from both snapshots",
     )  # fmt: skip
-    parser.add_argument(
-        "--data_schema", metavar="FILE.pbtxt",
-        help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
-        "then refuses",
-    )  # fmt: skip
+    shared.add_data_schema(parser)
     return parser
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import dataflow_options
-from transforms.cli import MOST_SEED, whole_number
+from transforms.cli import MOST_SEED, ArgumentParser, whole_number
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -57,6 +57,18 @@ def directory(uri: str) -> str:
     from transforms import storage
 
     return str(storage.resolve(uri)[1])
+
+
+def add_output(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", type=directory, metavar="DIR", help="the directory to make, local or gs://")
+
+
+def add_data_schema(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data_schema", metavar="FILE.pbtxt",
+        help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
+        "then refuses",
+    )  # fmt: skip
 
 
 def project(options: PipelineOptions) -> str | None:

@@ -65,17 +65,8 @@ def parser() -> ArgumentParser:
         help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
     )  # fmt: skip
     parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
-    parser.add_argument(
-        "--output",
-        type=shared.directory,
-        metavar="DIR",
-        help="the directory to make, local or gs://",
-    )
-    parser.add_argument(
-        "--data_schema", metavar="FILE.pbtxt",
-        help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
-        "then refuses",
-    )  # fmt: skip
+    shared.add_output(parser)
+    shared.add_data_schema(parser)
     parser.add_argument(
         "--skew_thresholds", metavar="FILE.toml",
         help="how far the customers may be from those the model learned from, where that differs from "
