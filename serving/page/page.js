@@ -3,7 +3,7 @@
 
 const TIMEOUT_MS = 30_000; // a cold instance starts well within
 const MONEY = ["predicted_value", "value_p10", "value_p50", "value_p90"];
-const FINAL = new Set(["no_prediction", "invalid_request", "too_large", "unauthenticated", "forbidden"]);
+const FINAL = new Set(["no_prediction", "invalid_request", "too_large", "head_too_large", "unauthenticated", "forbidden"]);
 const ORDINALS = ["", "", "second ", "third ", "fourth ", "fifth "];
 // Whatever an answer says becomes text, never markup.
 const part = (name) => document.querySelector(`[data-part="${name}"]`);
@@ -71,7 +71,7 @@ function sentence(problem, id, generation) {
     }
     case "nothing_published": return "No forecast is being served: nothing is published, or what was has expired.";
     case "invalid_request": return `The service does not accept this as a customer id${why}`;
-    case "too_large": return "This customer id is too long.";
+    case "too_large": case "head_too_large": return "This customer id is too long.";
     case "unauthenticated":
       return token ? `The service does not accept this token${why}` : "The service wants a token.";
     case "forbidden": return `This token is valid, but may not look customers up${why}`;
