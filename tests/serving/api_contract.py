@@ -282,6 +282,22 @@ class ApiContract:
             assert [(row["generation"], row["predicted_value"]) for row in answer["found"]] == [("g2", 2.0)] * 2
             assert (answer["generation"], answer["missing"]) == ("g2", [])
 
+    def test_a_generation_of_the_same_name_made_anew_is_another(self, new_uri: Any) -> None:
+        uri = new_uri()
+        publish(uri, "g1", [prediction("c1")])
+        publish(uri, "g2", [prediction("c1", 2.0)])
+        with open_store(uri, create=True) as store:
+            store.switch("g1", "g2")
+        with running(uri, pointer_seconds=0.05) as client:
+            first = client.value("c1")
+            with open_store(uri, create=True) as store:
+                store.switch("g2", "g1")
+                store.delete("g1")
+            publish(uri, "g1", [prediction("c1", 9.0)])
+            until(lambda: client.value("c1").json()["predicted_value"] == 9.0, "the new rows")
+            again = client.value("c1", If_None_Match=first.headers["etag"])
+            assert (again.status, again.headers["etag"] != first.headers["etag"]) == (200, True)
+
 
 def fresh_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
