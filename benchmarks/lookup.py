@@ -36,7 +36,7 @@ from benchmarks.harness import OutputsDiffer
 from benchmarks.lookup_contestants import CONTESTANTS, FLOOR, MEMORY, RAW, STORE, Target
 from benchmarks.lookup_load import Cell, Clients
 from benchmarks.lookup_service import Connection, Service, post
-from transforms.cli import ArgumentParser, whole_number
+from transforms.cli import ArgumentParser, number, whole_number
 from transforms.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ class BenchmarkOptions:
             help=f"customers published; up to {ROWS_KEPT:,} of them are asked for, as many as the service remembers",
         )  # fmt: skip
         parser.add_argument("--rounds", type=whole_number(1), default=3, help="rounds of all contestants")
-        parser.add_argument("--seconds", type=_seconds, default=2.0, help="of each load in each round")
+        parser.add_argument(
+            "--seconds", type=number(0.05, 600, "seconds"), default=2.0, help="of each load in each round"
+        )
         parser.add_argument(
             "--connections",
             type=_connections,
@@ -323,18 +325,6 @@ def print_ratios(rounds: Sequence[Round], result: Mapping[str, Any]) -> None:
     for contestant in (STORE, MEMORY):
         own = [is_met for name, is_met in met.items() if name.startswith(f"{contestant},")]
         print(f"{contestant}: {sum(own)} of {len(own)} aims met")
-
-
-def _seconds(text: str) -> float:
-    import argparse
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted are seconds from 0.05 to 600")
-    return value
 
 
 def _connections(text: str) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ from benchmarks import harness
 from benchmarks.lookup_service import Service
 from benchmarks.lookup_soak_checks import Checker, History, Shop
 from benchmarks.lookup_soak_proxy import ProxyProcess
-from transforms.cli import ArgumentParser, whole_number
+from transforms.cli import ArgumentParser, number, whole_number
 from transforms.errors import JobFailed, UsageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class SoakOptions:
     def parse(cls, argv: list[str] | None) -> SoakOptions:
         description = (__doc__ or "").format(memory=f"{MOST_GROWTH_MIB:g}")
         parser = ArgumentParser("python -m benchmarks.lookup_soak", description=description)
-        parser.add_argument("--minutes", type=_minutes, default=10.0, help="of load, from 0.5")
+        parser.add_argument("--minutes", type=number(0.5, 1440, "minutes"), default=10.0, help="of load, from 0.5")
         parser.add_argument(
             "--customers", type=whole_number(200), default=2_000,
             help="in each generation; the service remembers half as many",
@@ -332,18 +332,6 @@ def _ms(sorted_seconds: list[float], percent: float) -> float:
     if not sorted_seconds:
         return 0.0
     return 1000 * sorted_seconds[min(int(len(sorted_seconds) * percent / 100), len(sorted_seconds) - 1)]
-
-
-def _minutes(text: str) -> float:
-    import argparse
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.5 <= value <= 1440:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted are minutes from 0.5 to 1440")
-    return value
 
 
 def _progress(text: str) -> None:

@@ -71,11 +71,16 @@ def run(pipeline: Pipeline, name: str) -> None:
         raise
 
 
+def page_of(job_id: str, region: str, project: str) -> str:
+    """The console's page of a job."""
+    return f"https://console.cloud.google.com/dataflow/jobs/{region}/{job_id}?project={project}"
+
+
 def job_page(job_id: str, options: PipelineOptions) -> str:
     from apache_beam.options.pipeline_options import GoogleCloudOptions
 
     cloud = options.view_as(GoogleCloudOptions)
-    return f"https://console.cloud.google.com/dataflow/jobs/{cloud.region}/{job_id}?project={cloud.project}"
+    return page_of(job_id, str(cloud.region), str(cloud.project))
 
 
 def reason(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from serving.store import ACCEPTED_URIS, resolve
-from transforms.cli import ArgumentParser, whole_number
+from transforms.cli import ArgumentParser, number, whole_number
 from transforms.errors import UsageError, rejected
 
 DESCRIPTION = """\
@@ -25,6 +25,7 @@ examples:
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ANYBODY = "anybody"
+_seconds = number(0.05, 3600, "seconds")
 _PORT = "PORT"  # how Cloud Run names the port to listen on
 
 
@@ -123,15 +124,3 @@ def _check_access(host: str, audience: str | None, callers: frozenset[str], no_a
     for caller in callers - {ANYBODY}:
         if not re.fullmatch(r"[^@:\s]+@[^@:\s]+", caller):
             raise rejected("--caller", caller, f"an account's email address, or {ANYBODY}")
-
-
-def _seconds(text: str) -> float:
-    import argparse
-
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted are seconds from 0.05 to 3600")
-    return value

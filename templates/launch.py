@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import labels
+from pipelines import dataflow_job, labels
 from templates import checks, gcloud
 from templates.build import add_name, add_print_only, add_template
 from templates.parameters import FOLDER_READ
@@ -169,7 +169,7 @@ def run(argv: list[str] | None = None) -> str | None:
         return None
     print(f"launch: {gcloud.shown(launching)}", file=sys.stderr, flush=True)
     job_id = _job_id(gcloud.output(launching))
-    page = f"https://console.cloud.google.com/dataflow/jobs/{options.region}/{job_id}?project={options.project}"
+    page = dataflow_job.page_of(job_id, options.region, options.project)
     print(f"job   {job_id}\nname  {options.job_name}\npage  {page}")
     return job_id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,21 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
             raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted is a whole number {accepted}")
         return int(text)
+
+    return parse
+
+
+def number(least: float, most: float, unit: str) -> Callable[[str], float]:
+    """An argument's type: a number of ``unit`` (such as "seconds") between the bounds."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not usable: accepted are {unit} from {least:g} to {most:g}")
+        return value
 
     return parse
 
