@@ -33,15 +33,14 @@ DISK_GB = 50
 
 _MOST_NAME = rules.MOST_CHARACTERS  # of virtual machines' names and of labels: Dataflow makes these of the job's name
 _GS_DIRECTORY = (r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9](/.*)?", "a gs:// directory")
+# A rule and its words.
+JOB_NAME = (r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?", "lower-case letters, digits and -, a letter first and no - last")
 _PATTERNS = {
     "temp_location": _GS_DIRECTORY,
     "staging_location": _GS_DIRECTORY,
     "template_location": (r"gs://[a-z0-9][-a-z0-9._]+[a-z0-9]/.*[^/]", "a gs:// file, which is written"),
     "project": (r"[a-z][-a-z0-9:.]+[a-z0-9]", "a project's id, which is neither its number nor its title"),
-    "job_name": (
-        r"[a-z]([-a-z0-9]{0,1022}[a-z0-9])?",
-        "lower-case letters, digits and -, a letter first and no - last",
-    ),
+    "job_name": JOB_NAME,
 }
 
 

@@ -26,14 +26,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import dataflow_job, labels
+from pipelines import dataflow_job, dataflow_options, labels
 from templates import checks, gcloud
 from templates.build import add_name, add_print_only, add_template
 from templates.parameters import FOLDER_READ
 from transforms.cli import ArgumentParser, exit_code, whole_number
 from transforms.errors import JobFailed, one_line
 
-_JOB_NAME = "[a-z]([-a-z0-9]{0,1022}[a-z0-9])?"
 _DATES = ("cutoff", "as_of")  # what sets one run of a step apart, and belongs into its job's name
 # gcloud's own ways to separate a list's values: the comma, and any text that the list itself names first.
 _DELIMITERS = ",;|~#@%+!*"
@@ -93,10 +92,9 @@ def _directory(uri: str) -> str:
 
 
 def _job_name(name: str) -> str:
-    if not re.fullmatch(_JOB_NAME, name):
-        raise argparse.ArgumentTypeError(
-            f"{name!r} is not usable: accepted are lower-case letters, digits and -, a letter first and no - last"
-        )
+    rule, words = dataflow_options.JOB_NAME
+    if not re.fullmatch(rule, name):
+        raise argparse.ArgumentTypeError(f"{name!r} is not usable: accepted are {words}")
     return name
 
 
