@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +76,10 @@ class Discovery:
           Refused: no method has this verb and path (404), or a parameter is unknown or wrong (400).
         """
         for method in self._methods:
-            values = _path_pattern(method).fullmatch(path.lstrip("/"))
+            values = _path_pattern(method.get("flatPath", method["path"])).fullmatch(path.lstrip("/"))
             if values and method["httpMethod"] == verb:
-                return Call(method["id"], values.groupdict(), self._query(method, query))
+                named = {name: urllib.parse.unquote(value) for name, value in values.groupdict().items()}
+                return Call(method["id"], named, self._query(method, query))
         raise Refused(404, "NOT_FOUND", f"no method {verb} {path}")
 
     def _query(self, method: Schema, query: dict[str, list[str]]) -> dict[str, str]:
@@ -151,8 +154,9 @@ def _methods(resource: dict[str, Any]) -> Iterator[Schema]:
         yield from _methods(inner)
 
 
-def _path_pattern(method: Schema) -> re.Pattern[str]:
-    template = method.get("flatPath", method["path"])
+# Vertex AI has over a thousand methods: their patterns are made once, not for every request.
+@functools.cache
+def _path_pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/:]+)", re.escape(template)))
 
 

@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from tests.dataflow import flex_templates
+from tests.dataflow import flex_templates, listing
 from tests.dataflow.discovery import Call, Discovery, Refused
 from tests.dataflow.flex_templates import Image, Launch, Launcher, LaunchFailed
+from tests.dataflow.listing import ACTIVE
 
 JOBS = "dataflow.projects.locations.jobs"
-ACTIVE = ("JOB_STATE_QUEUED", "JOB_STATE_PENDING", "JOB_STATE_RUNNING")
 # Of the letters Dataflow takes only those of English; the document garbles its rule.
 _LABEL_KEY, _LABEL_VALUE = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}")
 
@@ -80,6 +80,10 @@ class Job:
         self.body["currentState"], self.body["currentStateTime"] = state, _now()
 
 
+class Lost(Exception):
+    """The answer gets lost on its way; what was asked for is done."""
+
+
 class DataflowStub:
     """The service, on a port of its own while the ``with`` block lasts.
 
@@ -87,6 +91,9 @@ class DataflowStub:
       run: called in a thread of its own for each job; what it raises fails the job.
       denials: by method id what is answered instead, as (status, message).
       images: by name what templates may be launched with.
+
+    Attributes:
+      lost: ids of methods; each entry loses the answer of one call.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class DataflowStub:
         images: Mapping[str, Image] | None = None,
     ) -> None:
         self.run, self.denials, self.images = run, denials or {}, images or {}
+        self.lost: list[str] = []
         self.jobs: list[Job] = []
         self.calls: list[str] = []
         self.refusals: list[str] = []
@@ -123,6 +131,7 @@ class DataflowStub:
 
         Raises:
           Refused: the request is not one that Dataflow would take.
+          Lost: its answer is one of ``lost``.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.path == "/token":  # what the fake service account's key is exchanged at
@@ -134,7 +143,11 @@ class DataflowStub:
             status, message = self.denials[call.method]
             raise Refused(status, "DENIED", message)
         with self._lock:
-            return self._perform(call, content)
+            answer = self._perform(call, content)
+            if call.method in self.lost:
+                self.lost.remove(call.method)
+                raise Lost
+            return answer
 
     def _perform(self, call: Call, content: Any) -> dict[str, Any]:
         if call.method == f"{JOBS}.create":
@@ -142,15 +155,14 @@ class DataflowStub:
         if call.method == flex_templates.LAUNCH:
             return self._launch(call, content)
         if call.method == f"{JOBS}.list":
-            return {"jobs": [job.body for job in self._jobs_of(call) if _listed(job, call.query.get("filter", ""))]}
+            return listing.jobs([job.body for job in self._jobs_of(call)], call.query)
         job = self._find(call)
         if call.method == f"{JOBS}.get":
-            return job.body
+            return listing.view(job.body, call.query)
         if call.method == f"{JOBS}.update":
             return self._update(job, content)
         if call.method == f"{JOBS}.messages.list":
-            since = call.query.get("startTime", "")
-            return {"jobMessages": [message for message in job.messages if message["time"] >= since]}
+            return listing.messages(job.messages, call.query)
         if call.method == f"{JOBS}.getMetrics":
             return {"metrics": [], "metricTime": _now()}
         raise Refused(501, "UNIMPLEMENTED", f"{call.method} is not part of this stub")
@@ -296,11 +308,6 @@ def _check_labels(labels: Mapping[str, str]) -> None:
             raise Refused(400, "INVALID_ARGUMENT", f"invalid label {key}={value}")
 
 
-def _listed(job: Job, wanted: str) -> bool:
-    """Whether a list with this filter holds the job."""
-    return wanted not in ("ACTIVE", "TERMINATED") or (wanted == "ACTIVE") == (job.state in ACTIVE)
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -313,6 +320,9 @@ def _handler_of(service: DataflowStub) -> type[http.server.BaseHTTPRequestHandle
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
                 status, content = 200, service.answer(self.command, self.path, body)
+            except Lost:
+                self.close_connection = True
+                return
             except Refused as refused:
                 service.refusals.append(f"{refused.status} {refused}")
                 status = refused.status

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,3 +128,95 @@ def test_a_cancelled_job_stays_so(service: DataflowStub, let_go: threading.Event
     let_go.set()
     assert service.jobs[0].ended.wait(30)
     assert ask(service, "GET", f"{PATH}/{job_id}")["currentState"] == "JOB_STATE_CANCELLED"
+
+
+def test_an_answer_may_be_lost_and_the_work_is_done(service: DataflowStub) -> None:
+    service.lost.append(f"{JOBS}.create")
+    request = urllib.request.Request(service.url + PATH, json.dumps(body()).encode(), method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(http.client.RemoteDisconnected):
+        opener.open(request, timeout=30)
+    (job,) = service.jobs
+    with opener.open(request, timeout=30) as answer:
+        assert json.load(answer)["id"] == job.body["id"]
+    assert service.lost == [] and len(service.jobs) == 1
+
+
+def named(service: DataflowStub, query: str = "") -> list[str]:
+    return [job["name"] for job in ask(service, "GET", f"{PATH}{query}").get("jobs", [])]
+
+
+def test_jobs_are_listed_newest_first_by_name_and_state(service: DataflowStub, let_go: threading.Event) -> None:
+    assert ask(service, "GET", PATH) == {}, "what is empty is left out"
+    for name in ("job-1", "job-1-b", "job-2"):
+        ask(service, "POST", PATH, body(name=name))
+    ask(service, "PUT", f"{PATH}/{service.jobs[0].body['id']}", {"requestedState": "JOB_STATE_CANCELLED"})
+    ask(service, "POST", PATH, body(name="job-1"))
+    assert named(service) == named(service, "?filter=ALL") == ["job-1", "job-2", "job-1-b", "job-1"]
+    assert named(service, "?filter=TERMINATED") == ["job-1"]
+    assert named(service, "?name=job-1") == ["job-1", "job-1"] and named(service, "?name=job") == []
+    (active,) = ask(service, "GET", f"{PATH}?name=job-1&filter=ACTIVE")["jobs"]
+    assert active["id"] == service.jobs[3].body["id"]
+    let_go.set()
+    assert all(job.ended.wait(30) for job in service.jobs)
+    assert named(service, "?filter=ACTIVE") == []
+
+
+def test_a_list_comes_in_pages(service: DataflowStub) -> None:
+    for number in range(5):
+        ask(service, "POST", PATH, body(name=f"job-{number}"))
+    query, names = "?pageSize=2", []
+    while query:
+        page = ask(service, "GET", PATH + query)
+        names.append([job["name"] for job in page["jobs"]])
+        query = f"?pageSize=2&pageToken={page['nextPageToken']}" if "nextPageToken" in page else ""
+    assert names == [["job-4", "job-3"], ["job-2", "job-1"], ["job-0"]]
+    for wrong in ("pageToken=x", "pageSize=-1"):
+        with pytest.raises(Refused) as refused:
+            ask(service, "GET", f"{PATH}?{wrong}")
+        assert refused.value.status == 400
+
+
+def test_summaries_have_neither_labels_nor_environment(service: DataflowStub) -> None:
+    job_id = ask(service, "POST", PATH, body(labels={"run": "1"}))["id"]
+    whole = ask(service, "GET", f"{PATH}/{job_id}")
+    assert whole["labels"] == {"run": "1"} and "environment" in whole
+    for summary in (
+        ask(service, "GET", f"{PATH}/{job_id}?view=JOB_VIEW_SUMMARY"),
+        ask(service, "GET", PATH)["jobs"][0],
+    ):
+        assert {"labels", "environment"}.isdisjoint(summary)
+        assert all(
+            summary[name] == whole[name] for name in ("id", "name", "type", "location", "projectId", "createTime")
+        )
+        assert summary["currentState"] in ("JOB_STATE_PENDING", "JOB_STATE_RUNNING")
+
+
+def test_messages_are_of_the_importance_and_the_time_asked_for(service: DataflowStub, let_go: threading.Event) -> None:
+    job_id = ask(service, "POST", PATH, body())["id"]
+    (job,) = service.jobs
+    let_go.set()
+    assert job.ended.wait(30)
+    job.messages[:] = [
+        {
+            "id": name,
+            "time": f"2011-08-08T00:00:0{second}Z",
+            "messageImportance": f"JOB_MESSAGE_{name}",
+            "messageText": "",
+        }
+        for second, name in enumerate(["DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR"])
+    ]
+
+    def said(query: str) -> list[str]:
+        return [m["id"] for m in ask(service, "GET", f"{PATH}/{job_id}/messages{query}").get("jobMessages", [])]
+
+    assert said("") == ["DEBUG", "DETAILED", "BASIC", "WARNING", "ERROR"]
+    assert said("?minimumImportance=JOB_MESSAGE_BASIC") == ["BASIC", "WARNING", "ERROR"]
+    assert said("?minimumImportance=JOB_MESSAGE_ERROR") == ["ERROR"]
+    assert said("?startTime=2011-08-08T00:00:01.000Z&endTime=2011-08-08T00:00:03.5Z") == [
+        "DETAILED",
+        "BASIC",
+        "WARNING",
+    ]
+    assert said("?startTime=2011-08-08T02:00:03%2B02:00") == ["WARNING", "ERROR"]
+    assert said("?startTime=2011-08-09T00:00:00Z") == []
