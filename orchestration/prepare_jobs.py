@@ -13,7 +13,10 @@ from pipelines.bigquery import Load, Query, Table
 from transforms.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestration.prepare import Options
+    import datetime
+
+    from orchestration.prepare_options import Options
+    from orchestration.prepare_raw import Loaded
     from orchestration.raw_orders import RawOrders
     from pipelines.bigquery_tables import Layout
 
@@ -26,18 +29,24 @@ class Jobs:
 
     Their ids hold a word of this process: a request whose answer was lost finds its own job again, but a
     later run never takes an older job's success, since when somebody may have changed the table, for its own.
+    ``ids`` are by step; ``started`` is when BigQuery, by its own clock, began the last query.
     """
 
     options: Options
     location: str
     ids: dict[str, str] = field(default_factory=dict)
+    started: datetime.datetime | None = None
     bytes_processed: int = 0
     word: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
-    def load(self, raw: RawOrders) -> int:
-        """Loads the files into the raw table and returns the number of lines."""
+    def load(self, raw: RawOrders) -> Loaded:
+        """Loads the files into the raw table."""
+        from orchestration import prepare_raw
+
         started = time.monotonic()
-        common = (self.options.project, raw.uris, self.options.raw_table, raw.fields, raw.settings, self.location)
+        table, columns = self.options.raw_table, self.options.how.columns
+        fields = prepare_raw.described(raw, columns, self.options.loaded_on)
+        common = (self.options.project, raw.uris, table, fields, raw.settings, self.location)
         try:
             job = bigquery.run_load(Load(self._name("load"), *common, self._labels("load")))
         except UsageError as error:
@@ -46,8 +55,9 @@ class Jobs:
             raise UsageError(f"{raw.uris[0]}{more}: {error}{hint}") from error
         self.ids["load"] = str(job.job_id)
         rows = int(job.output_rows or 0)
-        say(2, f"{len(raw.uris)} files into {self.options.raw_table}", started, rows, raw.bytes)
-        return rows
+        prepare_raw.mark(self.options.project, table, fields, rows)
+        say(2, f"{len(raw.uris)} files into {table}", started, rows, raw.bytes)
+        return prepare_raw.Loaded(raw, rows, columns, f"--orders {self.options.orders!r}")
 
     def query(self, number: int, step: str, sql: str, target: Table | None = None, layout: Layout | None = None) -> Any:
         """Runs a query, into a table's partition or to be read, and returns its rows."""
@@ -60,6 +70,9 @@ class Jobs:
         job = bigquery.run(query)
         rows = job.result()
         self.ids[step] = str(job.job_id)
+        if job.started is None:  # the end of a query may be told before its times are
+            job.reload()
+        self.started = job.started
         self.bytes_processed += int(job.total_bytes_processed or 0)
         where = f" into {target}" if target else ""
         say(number, step.replace("_", " ") + where, started, rows.total_rows, job.total_bytes_processed)

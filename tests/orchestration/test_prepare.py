@@ -150,6 +150,8 @@ def letters_of(table: pa.Table) -> Counter[tuple]:
         (["--labels", "a=b,"], "--labels '' is not usable: accepted is key=value"),
         (["--columns", "nobody=x"], "--columns 'nobody' is not usable"),
         (["--datset", "x"], "did --datset mean --dataset?"),
+        (["--only", "cleaning"], "argument --only: invalid choice: 'cleaning'"),
+        (["--only", "load", "--orders", "orders.csv"], "--orders 'orders.csv' is not usable: accepted is a file"),
     ],
 )
 def test_a_bad_argument_is_told_in_one_line(
@@ -539,6 +541,7 @@ def terminate_when_running() -> None:
     client = bq.client("test-project")
     for _ in range(200):
         if any("-account-" in str(job.job_id) for job in client.list_jobs(state_filter="running")):
+            time.sleep(1)  # the emulator loses a cancellation that comes before its engine has begun
             os.kill(os.getpid(), signal.SIGTERM)
             return
         time.sleep(0.1)
