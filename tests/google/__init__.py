@@ -1,0 +1,1 @@
+"""Google's hosts on this machine, for programs that take no other address."""
