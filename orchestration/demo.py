@@ -41,9 +41,9 @@ def run(argv: list[str] | None = None) -> None:
         "--orders", orders, "--horizon_days", str(HORIZON_DAYS), "--training_snapshots", str(TRAINING_SNAPSHOTS),
         "--workdir", options.workdir,
     ])  # fmt: skip
-    customer = best_customer(cycle.predictions)
+    customer = best_customer(cycle.serve.predictions)
     print(f"\nthe customer with the highest forecast, as served:  {customer}")
-    lookup.run(["--serving", cycle.serving, customer])
+    lookup.run(["--serving", cycle.plan.serving, customer])
 
 
 def write_orders(path: str) -> None:

@@ -2,45 +2,41 @@
 
     python -m orchestration.run_local --orders orders.parquet --horizon_days 90 --workdir work/
 
-Runs every step in order (features, train, predict, report, publish), each the command it names,
-showing progress, elapsed time and rows. Run the same command again after an interruption: finished
-steps are not redone, a half-finished one is redone whole. Other orders, arguments or code make a new
-run beside the old ones; the serving store, the warehouse, the dead letters and the data schema (made from
-the first run's features: review data_schema.pbtxt, until then it only warns) are shared by all runs of a
---workdir. A run that is refused because its customers are unlike those of the training goes on at that step
-when it is given again with other --skew_thresholds.
+Runs every step in order (features, train, gate, predict, report, publish), each the command it names,
+showing progress, elapsed time and rows. The first model becomes champion, a later one only where it is better on
+the same customers and days; the champion's forecasts are served, whichever model that is. Run the same command again
+after an interruption: finished steps are not redone, a half-finished one is redone whole. Other orders, arguments or
+code make a new run beside the old ones; the registry of models, the serving store, the warehouse, the dead letters and
+the data schema (made from the first run's features: review data_schema.pbtxt, until then it only warns) are shared by
+all runs of a --workdir. A run that is refused because its customers are unlike those of the training goes on at that
+step when it is given again with other --skew_thresholds.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import dataclasses
-import datetime
 import fcntl
-import hashlib
 import importlib
-import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestration import local_checks
+from orchestration.local_plan import Plan, plan
 from pipelines import options as shared
 from pipelines import orders_arguments
-from pipelines.orders_arguments import OrdersArguments
-from transforms import storage, version
+from transforms import storage
 from transforms.cli import ArgumentParser, exit_code
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestration.steps import Cycle, Step
-    from pipelines.orders_source import OrdersSource
+    from orchestration.steps import BuildTrainDeploy, PredictServe, Step
 
-# BigQuery reads a table as it was up to seven days ago; a step begun now is to be done by then.
-_READABLE = datetime.timedelta(days=6)
+SERVE_STEPS = 3  # of PredictServe
 
 
 def _parser() -> ArgumentParser:
@@ -77,29 +73,75 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(lambda: run(argv))
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """A finished run: what it trained, what the gate decided, and what is served."""
+
+    plan: Plan
+    decision: dict[str, Any]  # see trainer.registry_decision
+    serve: PredictServe
+
+    @property
+    def build(self) -> BuildTrainDeploy:
+        return self.plan.build
+
+    @property
+    def refused(self) -> bool:
+        return not self.decision["promoted"]
+
+
 def run(argv: list[str] | None = None) -> Cycle:
     """Runs the cycle and returns it.
 
     Raises:
       UsageError: the orders or arguments are unusable, another run works in --workdir, there are too few
-        customers, the orders can no longer be read as of the time the run began, or the model was judged on days
-        on which nobody bought: what it says of the future is not published.
+        customers, the orders can no longer be read as of the time the run began, nobody bought on the days that were
+        to judge the first model, or the champion can neither be compared nor used.
     """
     options = _parser().parse_args(argv)
-    cycle = plan(options)
+    planned = plan(options)
     started = time.monotonic()
-    with _alone(options.workdir):
-        for number, step in enumerate(cycle.steps(), 1):
-            if step.kind == "model":
-                _require_customers(cycle)
-            if step.module == "pipelines.publish":
-                _require_judged(cycle)
-            if step.reads_orders and not _is_finished(step):
-                _require_readable(cycle)
-            run_step(step, number, len(cycle.steps()))
+    with _alone(planned.workdir):
+        decision = _build(planned.build)
+        cycle = Cycle(
+            planned, decision, planned.serve(decision["model"], local_checks.learned_from(planned.build, decision))
+        )
+        _serve(cycle)
     print(f"all steps done in {time.monotonic() - started:.1f} s\n", file=sys.stderr)
     summarize(cycle)
     return cycle
+
+
+def _build(build: BuildTrainDeploy) -> dict[str, Any]:
+    """Features, training and gate; returns what it decided: the champion is one that this code can forecast with."""
+    from trainer import registry_decision
+    from trainer.registry_challenge import Incomparable
+
+    steps = build.steps()
+    of = len(steps) + SERVE_STEPS
+    for number, step in enumerate(steps, 1):
+        if step.kind == "model":
+            local_checks.require_customers(build)
+        if step.kind == "features" and not _is_finished(step):
+            local_checks.require_readable(build)
+        try:
+            run_step(step, number, of)
+        except Incomparable as error:
+            raise UsageError(f"{error.why}. {local_checks.by_force(build)}") from error
+    decision = registry_decision.read(build.gate)
+    if not decision["promoted"]:
+        # A refused model deserves a report most.
+        run_step(build.report_step(), len(steps) + 1, of + 1)
+    local_checks.require_champion(build, decision)
+    return decision
+
+
+def _serve(cycle: Cycle) -> None:
+    before = len(cycle.build.steps()) + int(cycle.refused)
+    for number, step in enumerate(cycle.serve.steps(), before + 1):
+        if step.kind == "predictions" and not _is_finished(step):
+            local_checks.require_readable(cycle.build)
+        run_step(step, number, before + SERVE_STEPS)
 
 
 @contextlib.contextmanager
@@ -114,118 +156,6 @@ def _alone(workdir: str) -> Iterator[None]:
                 f"--workdir {workdir!r} is in use by another run: wait for it, or choose another"
             ) from None
         yield
-
-
-def _require_customers(cycle: Cycle) -> None:
-    """Raises: UsageError where a split that training needs is empty: customers are dealt to splits by chance."""
-    from transforms import schema
-
-    learned_from = cycle.training_cutoffs or (cycle.cutoff,)
-    counts = [storage.read_manifest(cycle.features(cutoff), "features")["splits"] for cutoff in learned_from]
-    needed = ("train", "validation") if cycle.training_cutoffs else schema.SPLITS
-    empty = [split for split in needed if not any(count.get(split) for count in counts)]
-    if empty:
-        most = max(sum(count.values()) for count in counts)
-        raise UsageError(
-            f"there are too few customers to learn from: of {most:,} with orders before {learned_from[0]} none is in the "
-            f"{' or '.join(empty)} split; accepted are orders of more customers, at best hundreds, or later dates"
-        )
-
-
-def _require_readable(cycle: Cycle) -> None:
-    """Raises: UsageError where a table can no longer be read as it was when this run's first step read it."""
-    path = _moment_file(cycle.run_directory)
-    if not os.path.exists(path):
-        return
-    moment = storage.read_bytes(path).decode()
-    if datetime.datetime.now(datetime.UTC) - orders_arguments.instant(moment) > _READABLE:
-        raise UsageError(
-            f"the unfinished run in {cycle.run_directory} reads its orders as they were at {moment}, and BigQuery keeps that "
-            "for seven days: delete that directory, and the next run starts anew"
-        )
-
-
-def _require_judged(cycle: Cycle) -> None:
-    evaluation = json.loads(storage.read_bytes(os.path.join(cycle.model, "evaluation.json")))
-    if not evaluation["buyers"]:
-        raise UsageError(
-            f"nobody bought in the {cycle.horizon_days} days after {cycle.cutoff}, so the model cannot be judged and is not "
-            f"published (report: {cycle.report}): accepted is a --cutoff or --horizon_days with orders after it"
-        )
-
-
-def plan(options: argparse.Namespace) -> Cycle:
-    """Decides the run's dates from the data's first and last day, and where its outputs go.
-
-    Raises:
-      UsageError: the orders are unusable, or too short for the horizon.
-    """
-    from orchestration.steps import Cycle, training_cutoffs
-    from transforms import skew_thresholds
-
-    skew_thresholds.read(options.skew_thresholds)  # what is wrong with them is said now, not after the training
-    orders = OrdersArguments.take(options)
-    source = orders_arguments.open_orders(orders, options.project, "run_local")
-    as_of = options.as_of or source.trusted_end(shared.today())
-    if not source.first_day < as_of <= source.end:
-        raise rejected("--as_of", str(as_of), f"a day after {source.first_day}, up to {source.end}")
-    cutoff = options.cutoff or as_of - datetime.timedelta(days=options.horizon_days)
-    if not source.first_day < cutoff <= source.last_day:
-        raise UsageError(
-            f"--horizon_days {options.horizon_days} with --cutoff {cutoff} leaves no orders on one side: the orders "
-            f"reach from {source.first_day} to {source.last_day}"
-        )
-    if cutoff + datetime.timedelta(days=options.horizon_days) > source.end:
-        raise UsageError(
-            f"--horizon_days {options.horizon_days} from --cutoff {cutoff} reaches past the last order day "
-            f"{source.last_day}: accepted is at most {(source.end - cutoff).days}, or an earlier cutoff"
-        )
-    workdir = os.path.abspath(options.workdir)
-    name = f"{as_of}-{_run_id(options, orders, source, cutoff)}"
-    run_directory = os.path.join(workdir, "runs", name)
-    project = ("--project", options.project) if options.project else ()
-    return Cycle(
-        orders=(*_as_of_one_time(orders, source, run_directory), *project),
-        cutoff=cutoff,
-        horizon_days=options.horizon_days,
-        history_days=options.history_days,
-        training_cutoffs=training_cutoffs(source.first_day, cutoff, options.horizon_days, options.training_snapshots),
-        as_of=as_of,
-        seed=options.seed,
-        run_directory=run_directory,
-        serving="sqlite://" + os.path.join(workdir, "serving.db"),
-        warehouse=os.path.join(workdir, "warehouse"),
-        dead_letters=os.path.join(workdir, "dead_letters"),
-        data_schema=os.path.join(workdir, "data_schema.pbtxt"),
-        skew_thresholds=options.skew_thresholds,
-    )
-
-
-def _run_id(options: argparse.Namespace, orders: OrdersArguments, source: OrdersSource, cutoff: datetime.date) -> str:
-    """Equal for equal orders, arguments and code: an interrupted run is found again, a changed model runs anew.
-
-    Thresholds change nothing that is made, only whether it is refused: a refused run goes on under others.
-    """
-    decisive = {
-        **vars(options), "cutoff": str(cutoff), "orders": [source.identity, source.revision, orders.given()],
-        "workdir": None, "skew_thresholds": None, "code": version.source_fingerprint(),
-    }  # fmt: skip
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def _as_of_one_time(orders: OrdersArguments, source: OrdersSource, run_directory: str) -> tuple[str, ...]:
-    """The orders' arguments for every step of a run: tables are read as of one time, also after an interruption."""
-    if not orders.in_bigquery or orders.snapshot_time:
-        return tuple(orders.given())
-    path = _moment_file(run_directory)
-    if not os.path.exists(path):
-        storage.write_bytes(path, source.provenance["snapshot_time"].encode())
-    moment = storage.read_bytes(path).decode()
-    return tuple(dataclasses.replace(orders, snapshot_time=orders_arguments.instant(moment)).given())
-
-
-def _moment_file(run_directory: str) -> str:
-    return os.path.join(run_directory, "snapshot_time")
 
 
 def _is_finished(step: Step) -> bool:
@@ -255,12 +185,17 @@ def _rows(result: Any) -> str:
 
 
 def summarize(cycle: Cycle) -> None:
-    """The evaluation table, where to look, and how to ask for one customer."""
+    """The served model's evaluation table, which model that is and which was not promoted, and how to ask for one customer."""
     from trainer import task
 
-    print(task.evaluation_table(storage.read_manifest(cycle.model, task.KIND), cycle.model))
-    print(f"\nreport:  {cycle.report}")
-    lookup = shlex.join([sys.executable, "-m", "serving.lookup", "--serving", cycle.serving])
+    decision, serve = cycle.decision, cycle.serve
+    print(task.evaluation_table(storage.read_manifest(serve.model, task.KIND), serve.model))
+    print(f"\nserved:  {decision['champion']}, champion of {cycle.build.registry}")
+    if cycle.refused:
+        print(f"refused: {decision['challenger']}: {decision['reason']}")
+        print(f"         its report: {cycle.build.report_step().output}")
+    print(f"report:  {serve.report}")
+    lookup = shlex.join([sys.executable, "-m", "serving.lookup", "--serving", cycle.plan.serving])
     print(f"lookup:  {lookup} CUSTOMER_ID")
 
 

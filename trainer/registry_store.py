@@ -32,8 +32,16 @@ _LINEAGE = (
 )  # fmt: skip
 
 
+MOST_AHEAD = timedelta(days=1)
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def end_of(day: date) -> datetime:
+    """The last instant of a UTC day: moves have microseconds, and no less."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
 
 
 class ChampionMoved(JobFailed):
@@ -85,10 +93,14 @@ class Champions:
     def version(self) -> str | None:
         return self.moves[-1].version if self.moves else None
 
-    def on(self, day: date) -> Move | None:
-        """The move that made the champion at the end of a UTC day; None before the first."""
-        end = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-        return next((move for move in reversed(self.moves) if move.instant < end), None)
+    def at(self, instant: datetime) -> Move | None:
+        """The move that made the champion at an instant, that instant's own included; None before the first."""
+        return next((move for move in reversed(self.moves) if move.instant <= instant), None)
+
+    def ended(self, version: str) -> Move | None:
+        """The latest move that took the place of a version; None where it is champion, or never was."""
+        last = next((move for move in reversed(self.moves) if version in (move.previous, move.version)), None)
+        return None if last is None or last.version == version else last
 
     def before_current(self) -> str | None:
         """What a rollback goes back to: never to a version that was itself rolled back from.
@@ -140,8 +152,11 @@ class Registry:
 
     # --- Versions ---------------------------------------------------------------------------------------------------
 
-    def register(self, model: str, by: str | None = None) -> dict[str, Any]:
+    def register(self, model: str, by: str | None = None, *, retrained: bool = False) -> dict[str, Any]:
         """Records a finished model directory and copies it; returns its entry. Again, it does nothing.
+
+        With ``retrained``, a training that came to the very model that is registered already is no other content: a
+        version follows from its weights. What is registered stays, and the entry returned has this training's lineage.
 
         Raises:
           UsageError: it is no finished model directory, or the version is registered with other content.
@@ -153,6 +168,8 @@ class Registry:
         if not storage.compare_and_set(self._entry_file(version), _json(entry), None):
             entry = self._entry(version)
             if entry["content_fingerprint"] != lineage["content_fingerprint"]:
+                if retrained and self.is_complete(version):
+                    return {**entry, **lineage}
                 raise UsageError(
                     f"--model {model!r} is version {version} with other content than the one registered from "
                     f"{entry['source']} at {entry['registered_at']}: a version never changes"
@@ -199,25 +216,42 @@ class Registry:
         found = storage.exists(self.champion_file)
         return parse_champions(storage.read_bytes(self.champion_file) if found else None, self.champion_file)
 
-    def champion_on(self, day: date | None) -> Move:
-        """The move that made the champion of now (None), or of the end of a UTC day.
+    def champion_on(self, day: date) -> Move:
+        """The move that made the champion of the end of a UTC day.
 
         Raises:
           UsageError: there was none, or the day is not over and lies ahead.
         """
+        if day > self.clock().astimezone(UTC).date():
+            raise rejected("--on", str(day), "a day that has begun (UTC)")
+        return self._champion("--on", str(day), end_of(day), lambda first: first.instant.date())
+
+    def champion_at(self, instant: datetime | None = None) -> Move:
+        """The move that made the champion of an instant, which knows its zone; None: of now.
+
+        An instant ahead has the champion of now, up to a day: schedulers name the end of a period, and their clocks
+        are not ours. Asked again later it may have another one; what is past never has.
+
+        Raises:
+          UsageError: there was none, or the instant is more than a day ahead.
+        """
+        now = self.clock().astimezone(UTC)
+        if instant is None:
+            return self._champion("--at", now.isoformat(), None, lambda first: first.at)
+        if instant - now > MOST_AHEAD:
+            raise rejected("--at", instant.isoformat(), f"an instant at most a day ahead of now, {now.isoformat()}")
+        return self._champion("--at", instant.isoformat(), instant, lambda first: first.at)
+
+    def _champion(
+        self, argument: str, value: str, instant: datetime | None, since: Callable[[Move], object]
+    ) -> Move:  # fmt: skip
         champions = self.champions()
         if champions.current is None:
             raise UsageError(f"--registry {self.uri!r} has no champion: python -m trainer.registry promote makes one")
-        if day is None:
-            return champions.current
-        if day > self.clock().astimezone(UTC).date():
-            raise rejected("--on", str(day), "a day that has begun (UTC)")
-        move = champions.on(day)
+        move = champions.current if instant is None else champions.at(instant)
         if move is None:
             first = champions.moves[0]
-            raise rejected(
-                "--on", str(day), f"{first.instant.date()} or later: the first champion is {first.described()}"
-            )
+            raise rejected(argument, value, f"{since(first)} or later: the first champion is {first.described()}")
         return move
 
     def move(

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pytest
 
-from orchestration import run_local
-from orchestration.steps import Cycle
+from orchestration import local_checks, local_plan, run_local
+from orchestration.local_plan import Plan
+from orchestration.run_local import Cycle
+from orchestration.steps import BuildTrainDeploy
 from serving import lookup
 from tests.pipelines import features_data
 from tests.pipelines.features_data import SHOP_END, SHOP_FIRST_DAY, SHOP_HORIZON_DAYS, read_rows, refused, stamps
+from tests.trainer import registry_models
+from trainer import registry, registry_decision
 from transforms import storage
 from transforms.errors import UsageError
 
@@ -31,8 +41,8 @@ def cycle() -> Cycle:
 
 def work_of(cycle: Cycle) -> dict[str, int]:
     """The run's files and when they were written; but for the report, a page that is drawn anew each time."""
-    found = stamps(cycle.run_directory)
-    del found[cycle.report]
+    found = stamps(cycle.build.directory)
+    del found[cycle.serve.report]
     return found
 
 
@@ -40,26 +50,26 @@ def work_of(cycle: Cycle) -> dict[str, int]:
 
 
 def test_every_step_s_output_is_there(cycle: Cycle) -> None:
-    for cutoff in (*cycle.training_cutoffs, cycle.cutoff):
-        assert storage.read_manifest(cycle.features(cutoff), "features")["rows"]
-    assert storage.read_manifest(cycle.model, "model")["split"] == "out of time"
-    assert storage.read_manifest(cycle.predictions, "predictions")["rows"] == 600
-    assert "<html" in Path(cycle.report).read_text()[:1000].lower()
-    assert list(Path(cycle.warehouse).rglob("*.parquet"))
+    for cutoff in (*cycle.build.training_cutoffs, cycle.build.cutoff):
+        assert storage.read_manifest(cycle.build.features(cutoff), "features")["rows"]
+    assert storage.read_manifest(cycle.serve.model, "model")["split"] == "out of time"
+    assert storage.read_manifest(cycle.serve.predictions, "predictions")["rows"] == 600
+    assert "<html" in Path(cycle.serve.report).read_text()[:1000].lower()
+    assert list(Path(cycle.plan.warehouse).rglob("*.parquet"))
 
 
 def test_the_dates_are_the_documented_ones(cycle: Cycle) -> None:
-    assert (cycle.as_of, cycle.cutoff) == (SHOP_END, SHOP_END - HORIZON)
-    assert cycle.training_cutoffs == (SHOP_END - 2 * HORIZON,)
-    model = storage.read_manifest(cycle.model, "model")
+    assert (cycle.serve.as_of, cycle.build.cutoff) == (SHOP_END, SHOP_END - HORIZON)
+    assert cycle.build.training_cutoffs == (SHOP_END - 2 * HORIZON,)
+    model = storage.read_manifest(cycle.serve.model, "model")
     assert model["training_cutoffs"] == [str(SHOP_END - 2 * HORIZON)]
     assert model["evaluation_cutoff"] == str(SHOP_END - HORIZON)
 
 
 def test_what_is_served_is_what_was_predicted(cycle: Cycle, capsys: pytest.CaptureFixture[str]) -> None:
-    predicted = {row["customer_id"]: row for row in read_rows(cycle.predictions).to_pylist()}
+    predicted = {row["customer_id"]: row for row in read_rows(cycle.serve.predictions).to_pylist()}
     asked = ["C00000", "C00599"]
-    assert lookup.main(["--serving", cycle.serving, *asked]) == 0
+    assert lookup.main(["--serving", cycle.plan.serving, *asked]) == 0
     served = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [row["customer_id"] for row in served] == asked
     for row in served:
@@ -76,19 +86,22 @@ def test_a_second_call_redoes_nothing(cycle: Cycle, capsys: pytest.CaptureFixtur
     assert work_of(cycle) == before
     printed = capsys.readouterr()
     assert printed.err.count("already complete") == 4
-    for number, step in enumerate(cycle.steps(), 1):
-        assert f"[{number}/{len(cycle.steps())}] {step.name}\n  {step.command}\n" in printed.err
-    assert f"report:  {cycle.report}" in printed.out and "python -m serving.lookup" in printed.out
+    assert printed.err.count("decided before, by ") == 1
+    steps = [*cycle.build.steps(), *cycle.serve.steps()]
+    for number, step in enumerate(steps, 1):
+        assert f"[{number}/{len(steps)}] {step.name}\n  {step.command}\n" in printed.err
+    assert f"served:  {cycle.decision['champion']}, champion of " in printed.out and "refused:" not in printed.out
+    assert f"report:  {cycle.serve.report}" in printed.out and "python -m serving.lookup" in printed.out
 
 
 def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions half-written, then a run cut off in publish: only what is not complete is done, once."""
-    before, customers = work_of(cycle), read_rows(cycle.predictions)
-    manifest = Path(cycle.predictions) / storage.MANIFEST
+    before, customers = work_of(cycle), read_rows(cycle.serve.predictions)
+    manifest = Path(cycle.serve.predictions) / storage.MANIFEST
     started = manifest.read_text()  # it too names the kind and the arguments
     manifest.unlink()
-    (Path(cycle.predictions) / storage.STARTED).write_text(started)
-    (Path(cycle.predictions) / "part-00009-of-00010.parquet").write_bytes(b"half")
+    (Path(cycle.serve.predictions) / storage.STARTED).write_text(started)
+    (Path(cycle.serve.predictions) / "part-00009-of-00010.parquet").write_bytes(b"half")
 
     def power_cut(argv: list[str]) -> None:
         raise KeyboardInterrupt
@@ -97,10 +110,10 @@ def test_an_interrupted_run_resumes_where_it_was(cycle: Cycle, monkeypatch: pyte
         patch.setattr("pipelines.publish.run", power_cut)
         with pytest.raises(KeyboardInterrupt):
             run_local.run(features_data.shop_arguments())
-    assert read_rows(cycle.predictions).equals(customers)
+    assert read_rows(cycle.serve.predictions).equals(customers)
     interrupted = work_of(cycle)
     changed = {path for path in before.keys() | interrupted.keys() if before.get(path) != interrupted.get(path)}
-    assert changed and all(path.startswith(cycle.predictions + "/") for path in changed)
+    assert changed and all(path.startswith(cycle.serve.predictions + "/") for path in changed)
     run_local.run(features_data.shop_arguments())
     assert work_of(cycle) == interrupted
 
@@ -109,29 +122,30 @@ def test_finished_steps_do_not_open_their_orders(cycle: Cycle, monkeypatch: pyte
     """A table of last month cannot be read as it was; what was made of it is still there."""
     for module in ("pipelines.features", "pipelines.predict", "trainer.task"):
         monkeypatch.setattr(f"{module}.run", None)  # called, it would fail
-    for number, step in enumerate(cycle.steps()[:4]):
-        run_local.run_step(step, number, 4)
+    steps = [*cycle.build.features_steps(), cycle.build.train_step(), cycle.serve.predict_step()]
+    for number, step in enumerate(steps):
+        run_local.run_step(step, number, len(steps))
 
 
-def at_moment(cycle: Cycle, directory: Path, age: datetime.timedelta) -> Cycle:
-    """The cycle in a directory of its own, begun on a table some time ago."""
+def at_moment(cycle: Cycle, directory: Path, age: datetime.timedelta) -> BuildTrainDeploy:
+    """Its build in a directory of its own, begun on a table some time ago."""
     moment = datetime.datetime.now(datetime.UTC) - age
     storage.write_bytes(str(directory / "snapshot_time"), moment.isoformat().encode())
-    return dataclasses.replace(cycle, run_directory=str(directory))
+    return dataclasses.replace(cycle.build, directory=str(directory))
 
 
 def test_a_run_older_than_bigquery_remembers_says_what_to_delete(cycle: Cycle, tmp_path: Path) -> None:
-    run_local._require_readable(cycle)  # files: there is no such time
-    run_local._require_readable(at_moment(cycle, tmp_path / "a", datetime.timedelta(days=5, hours=23)))
+    local_checks.require_readable(cycle.build)  # files: there is no such time
+    local_checks.require_readable(at_moment(cycle, tmp_path / "a", datetime.timedelta(days=5, hours=23)))
     old = at_moment(cycle, tmp_path / "b", datetime.timedelta(days=6, hours=1))
     with pytest.raises(UsageError, match=f"unfinished run in {tmp_path}/b .* delete that directory"):
-        run_local._require_readable(old)
+        local_checks.require_readable(old)
 
 
 def test_an_old_run_is_refused_only_where_it_has_orders_to_read(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = Path(cycle.run_directory) / "snapshot_time"
+    moment = Path(cycle.build.directory) / "snapshot_time"
     moment.write_text("2020-01-01T00:00:00+00:00")
-    before = cycle.predictions
+    before = cycle.serve.predictions
     try:
         monkeypatch.setattr("pipelines.publish.run", lambda argv: None)
         assert run_local.run(features_data.shop_arguments()) == cycle
@@ -157,16 +171,16 @@ def test_a_refusal_for_skew_has_a_way_out(tmp_path: Path, cycle: Cycle, capsys: 
     """Stricter thresholds refuse what was half done; the same run goes on at predicting under others."""
     strict, argv = tmp_path / "strict.toml", features_data.shop_arguments()
     strict.write_text("[default]\nrows_gained = { fail = 0.0 }\nzeros = { fail = 0.0001 }\n")
-    os.rename(cycle.predictions, tmp_path / "aside")
+    os.rename(cycle.serve.predictions, tmp_path / "aside")
     before = work_of(cycle)
     try:
         assert run_local.main([*argv, "--skew_thresholds", str(strict)]) == 2
         assert "the customers are not like those the model learned from" in capsys.readouterr().err.splitlines()[-1]
         assert run_local.main(argv) == 0
-        assert storage.read_manifest(cycle.predictions, "predictions")["rows"] == 600
+        assert storage.read_manifest(cycle.serve.predictions, "predictions")["rows"] == 600
     finally:
-        storage.delete_directory(cycle.predictions)
-        os.rename(tmp_path / "aside", cycle.predictions)
+        storage.delete_directory(cycle.serve.predictions)
+        os.rename(tmp_path / "aside", cycle.serve.predictions)
     after = work_of(cycle)
     assert all(after[path] == stamp for path, stamp in before.items())
 
@@ -195,24 +209,203 @@ def test_two_runs_do_not_share_a_workdir(tmp_path: Path) -> None:
         pass
 
 
+# --- The gate -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def aside(*paths: str) -> Iterator[None]:
+    """Files and directories that are not there meanwhile, and as before afterwards."""
+    for path in paths:
+        os.rename(path, f"{path}-aside")
+    try:
+        yield
+    finally:
+        for path in paths:
+            shutil.rmtree(path) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
+            os.rename(f"{path}-aside", path)
+
+
+def champion_file(cycle: Cycle) -> str:
+    return f"{cycle.build.registry}/champion.json"
+
+
+def test_the_first_model_is_champion_and_served(cycle: Cycle) -> None:
+    version = storage.read_manifest(cycle.build.model, "model")["model_version"]
+    assert cycle.decision == registry_decision.read(cycle.build.gate)
+    assert cycle.decision["promoted"] and cycle.decision["champion"] == cycle.decision["challenger"] == version
+    [move] = registry_models.moves(cycle.build.registry)
+    assert (move["version"], move["by"]) == (version, "run_local")
+    assert cycle.serve.model == cycle.decision["model"] == f"{cycle.build.registry}/models/{version}"
+    assert cycle.build.registry == f"{cycle.plan.workdir}/registry/{SHOP_HORIZON_DAYS}d"
+    assert storage.read_manifest(cycle.serve.predictions, "predictions")["model_version"] == version
+
+
 def test_what_cannot_be_judged_is_not_published(
     cycle: Cycle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.publish.run", None)  # called, it would fail
-    path = Path(cycle.model) / "evaluation.json"
-    before = path.read_text()
-    path.write_text(json.dumps({**json.loads(before), "buyers": 0}))
-    try:
-        assert run_local.main(features_data.shop_arguments()) == 2
-    finally:
-        path.write_text(before)
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: nobody bought in the 90 days after ")
+    """Nobody bought on the evaluation's days, and there is no champion that was judged on others."""
+    for module in ("pipelines.predict", "pipelines.publish"):
+        monkeypatch.setattr(f"{module}.run", None)  # called, it would fail
+    path = Path(cycle.build.model) / "evaluation.json"
+    before, own_report = path.read_text(), Path(cycle.build.report_step().output)
+    with aside(champion_file(cycle), cycle.build.gate):
+        path.write_text(json.dumps({**json.loads(before), "buyers": 0}))
+        try:
+            assert run_local.main(features_data.shop_arguments()) == 2
+        finally:
+            path.write_text(before)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert not os.path.exists(champion_file(cycle))
+    assert line.startswith("error: nobody bought in the 90 days after ") and f"(report: {own_report})" in line
+    assert "<html" in own_report.read_text()[:1000].lower()
+    own_report.unlink()
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A second training in a workdir that has a champion: the first run was cut off in the gate, the second is whole."""
+
+    argv: list[str]
+    champion: str  # version
+    interrupted: dict[str, int]  # stamps
+    cycle: Cycle
+    err: str
+    out: str
+
+
+@pytest.fixture(scope="module")
+def loser(cycle: Cycle, tmp_path_factory: pytest.TempPathFactory) -> Refused:
+    """Of so few customers that the purchase model alone is trained, in a second: clearly worse than the shop's model."""
+    workdir = str(tmp_path_factory.mktemp("loser"))
+    orders = features_data.write_parquet(Path(workdir) / "orders.parquet", features_data.shop_orders(150, seed=2))
+    lenient = Path(workdir) / "lenient.toml"
+    names = ("rows_lost", "missing", "zeros", "divergence", "categories")
+    lenient.write_text("[default]\n" + "".join(f"{name} = {{ fail = 1.0 }}\n" for name in names))
+    argv = [
+        "--orders", orders, "--horizon_days", str(SHOP_HORIZON_DAYS), "--training_snapshots", "1", "--workdir", workdir,
+        "--skew_thresholds", str(lenient),
+    ]  # fmt: skip
+    place = f"{workdir}/registry/{SHOP_HORIZON_DAYS}d"
+    champion = registry.run(["promote", "--registry", place, "--model", cycle.build.model])["version"]
+
+    def power_cut(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr("trainer.registry_challenge.compare", power_cut)
+        run_local.run(argv)
+    interrupted = stamps(workdir)
+    err, out = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+        finished = run_local.run(argv)
+    return Refused(argv, champion, interrupted, finished, err.getvalue(), out.getvalue())
+
+
+def test_a_model_that_is_no_better_is_not_published(loser: Refused) -> None:
+    decision, finished = loser.cycle.decision, loser.cycle
+    challenger = storage.read_manifest(finished.build.model, "model")["model_version"]
+    assert not decision["promoted"] and decision["challenger"] == challenger != loser.champion == decision["champion"]
+    assert storage.read_manifest(finished.serve.predictions, "predictions")["model_version"] == loser.champion
+    assert [move["version"] for move in registry_models.moves(finished.build.registry)] == [loser.champion]
+    served = io.StringIO()
+    with contextlib.redirect_stdout(served):
+        assert lookup.main(["--serving", finished.plan.serving, "C00000"]) == 0
+    assert json.loads(served.getvalue())["model_version"] == loser.champion
+
+
+def test_who_lost_and_why_is_one_line_each(loser: Refused) -> None:
+    decision = loser.cycle.decision
+    for said in ("normalised gini ", "decile mape ", "rmse capped ", " against ", "difference "):
+        assert said in decision["reason"]
+    line = f"{decision['challenger']} was not promoted, {loser.champion} stays champion: {decision['reason']}"
+    assert loser.err.splitlines().count(line) == 1
+    assert f"\nserved:  {loser.champion}, " in loser.out
+    assert f"\nrefused: {decision['challenger']}: {decision['reason']}\n" in loser.out
+    assert f"\n{loser.champion}, judged " in loser.out
+
+
+def test_both_models_have_a_report(loser: Refused) -> None:
+    for report, version in (
+        (loser.cycle.build.report_step().output, loser.cycle.decision["challenger"]),
+        (loser.cycle.serve.report, loser.champion),
+    ):
+        assert f"its report: {report}\n" in loser.out or f"report:  {report}\n" in loser.out
+        assert version in Path(report).read_text()
+
+
+def test_the_champion_s_report_shows_what_the_champion_learned_from(loser: Refused, cycle: Cycle) -> None:
+    assert list(loser.cycle.serve.features) == cycle.build.snapshots
+    with aside(cycle.build.features(cycle.build.cutoff)):
+        assert local_checks.learned_from(loser.cycle.build, loser.cycle.decision) == cycle.build.snapshots[:-1]
+
+
+def test_a_run_cut_off_in_the_gate_goes_on_there(loser: Refused) -> None:
+    run = loser.cycle.build.directory
+    before = {
+        path: stamp for path, stamp in loser.interrupted.items() if path.startswith((f"{run}/features", f"{run}/model"))
+    }
+    after = stamps(run)
+    assert len(before) > 10 and before.items() <= after.items()
+    assert not {path for path in loser.interrupted if "gate.json" in path or "predictions" in path}
+    assert [line.split("] ")[1] for line in loser.err.splitlines() if line.startswith("[")][-6:] == [
+        "train", "gate", "report", f"predict {SHOP_END}", "report", "publish",
+    ]  # fmt: skip
+    assert loser.err.count("already complete") == 3 and "\n[8/8] publish" in loser.err
+
+
+def test_the_champion_is_not_compared_again_once_it_was_decided(
+    loser: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainer.registry_challenge.compare", None)  # called, it would fail
+    assert run_local.run(loser.argv) == loser.cycle
+    assert "decided before, by " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("forecasts", [True, False], ids=["beats the new model", "cannot be compared"])
+def test_a_champion_of_other_formulas_says_what_to_do(
+    forecasts: bool, loser: Refused, cycle: Cycle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And doing what is said is enough."""
+    other = (
+        registry_models.variant(cycle.build.model, tmp_path / "older", "older", schema_fingerprint="older")
+        if forecasts
+        else registry_models.small(tmp_path / "broken", "broken")
+    )
+    build, serve = loser.cycle.build, loser.cycle.serve
+    with aside(champion_file(loser.cycle), build.gate, serve.predictions):
+        assert registry_models.promote(build.registry, other) == 0
+        capsys.readouterr()
+        assert run_local.main(loser.argv) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        if forecasts:
+            assert line.startswith(
+                "error: the champion older learned other feature formulas than this code's and cannot"
+            )
+        else:
+            assert line.startswith("error: the champion broken cannot forecast customers of other feature formulas: ")
+        assert not os.path.exists(serve.predictions)
+        _, command = line.split(". To go on with the new model, make it champion and run this again: ")
+        words = shlex.split(command)
+        assert words[1:3] == ["-m", "trainer.registry"] and registry.main(words[3:]) == 0
+        assert registry_models.moves(build.registry)[-1]["forced"]
+        after = run_local.run(loser.argv)
+        assert after.decision["champion"] == loser.cycle.decision["challenger"] == after.decision["challenger"]
+        assert (
+            storage.read_manifest(after.serve.predictions, "predictions")["model_version"] == after.decision["champion"]
+        )
+
+
+def test_a_champion_that_is_gone_is_said(loser: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    with aside(loser.cycle.serve.model):
+        assert run_local.main(loser.argv) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"models/{loser.champion} is gone: delete {loser.cycle.build.gate}, and the next run decides anew" in line
 
 
 # --- The plan -------------------------------------------------------------------------------------------------------
 
 
-def plan(*more: Any, orders: str | None = None, workdir: str = "w") -> Cycle:
+def plan(*more: Any, orders: str | None = None, workdir: str = "w") -> Plan:
     argv = [
         "--orders",
         orders or features_data.shop_file(),
@@ -222,28 +415,33 @@ def plan(*more: Any, orders: str | None = None, workdir: str = "w") -> Cycle:
         workdir,
     ]
     options: argparse.Namespace = run_local._parser().parse_args([*argv, *map(str, more)])
-    return run_local.plan(options)
+    return local_plan.plan(options)
 
 
 def test_a_year_of_training_snapshots_where_the_history_has_it() -> None:
     planned = plan()
     latest = SHOP_END - 2 * HORIZON
-    assert planned.training_cutoffs == tuple(latest - datetime.timedelta(days=28 * i) for i in range(13))
-    assert (planned.cutoff, planned.as_of) == (SHOP_END - HORIZON, SHOP_END)
+    assert planned.build.training_cutoffs == tuple(latest - datetime.timedelta(days=28 * i) for i in range(13))
+    assert (planned.build.cutoff, planned.as_of) == (SHOP_END - HORIZON, SHOP_END)
+
+
+def test_models_that_cannot_be_compared_have_champions_of_their_own() -> None:
+    registries = [plan(*more).build.registry for more in ((), ("--history_days", 200), ("--seed", 1))]
+    assert [os.path.basename(place) for place in registries] == ["90d", "90d-200d", "90d"]
 
 
 def test_a_cutoff_of_one_s_own() -> None:
     planned = plan("--cutoff", "2011-01-01", "--history_days", 200)
-    assert planned.cutoff == datetime.date(2011, 1, 1) and planned.history_days == 200
-    assert planned.training_cutoffs[0] == planned.cutoff - HORIZON
+    assert planned.build.cutoff == datetime.date(2011, 1, 1) and planned.build.history_days == 200
+    assert planned.build.training_cutoffs[0] == planned.build.cutoff - HORIZON
     assert planned.as_of == SHOP_END
 
 
 def test_a_short_history_is_split_by_customer() -> None:
     third = HORIZON // 3
     planned = plan("--cutoff", SHOP_FIRST_DAY + HORIZON + third - datetime.timedelta(days=1))
-    assert planned.training_cutoffs == ()
-    assert plan("--cutoff", SHOP_FIRST_DAY + HORIZON + third).training_cutoffs == (SHOP_FIRST_DAY + third,)
+    assert planned.build.training_cutoffs == ()
+    assert plan("--cutoff", SHOP_FIRST_DAY + HORIZON + third).build.training_cutoffs == (SHOP_FIRST_DAY + third,)
 
 
 def test_a_short_history_is_judged_by_customer_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,17 +449,17 @@ def test_a_short_history_is_judged_by_customer_all_the_way(tmp_path: Path, monke
     monkeypatch.setattr("trainer.task.DEFAULT_EPOCHS", 2)
     argv = ["--orders", features_data.shop_file(), "--horizon_days", "270", "--workdir", str(tmp_path / "w")]
     short = run_local.run(argv)
-    assert short.training_cutoffs == () and len(short.steps()) == 5
-    model = storage.read_manifest(short.model, "model")
+    assert short.build.training_cutoffs == () and len(short.build.steps()) == 3
+    model = storage.read_manifest(short.serve.model, "model")
     assert (model["split"], model["training_cutoffs"]) == ("by customer", [model["evaluation_cutoff"]])
-    assert storage.read_manifest(short.predictions, "predictions")["rows"] == 600
-    assert os.path.exists(short.report)
+    assert storage.read_manifest(short.serve.predictions, "predictions")["rows"] == 600
+    assert os.path.exists(short.serve.report)
 
 
 def test_equal_arguments_find_their_run_again_and_others_do_not(tmp_path: Path) -> None:
     first = plan()
     assert plan() == first
-    assert plan(workdir="elsewhere").run_directory.split("/runs/")[1] == first.run_directory.split("/runs/")[1]
+    assert plan(workdir="elsewhere").build.directory.split("/runs/")[1] == first.build.directory.split("/runs/")[1]
     others = [
         plan("--seed", 1),
         plan("--cutoff", "2011-01-01"),
@@ -269,7 +467,7 @@ def test_equal_arguments_find_their_run_again_and_others_do_not(tmp_path: Path) 
         plan("--training_snapshots", 1),
     ]
     copy = features_data.write_parquet(tmp_path / "orders.parquet", features_data.shop_orders().slice(1))
-    runs = {planned.run_directory for planned in (first, *others, plan(orders=copy))}
+    runs = {planned.build.directory for planned in (first, *others, plan(orders=copy))}
     assert len(runs) == len(others) + 2
 
 
@@ -278,13 +476,13 @@ def test_other_code_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan()
     monkeypatch.setattr("transforms.version.source_fingerprint", lambda: "edited")
     after = plan()
-    assert after.run_directory != before.run_directory
+    assert after.build.directory != before.build.directory
     assert plan() == after
 
 
 def test_only_what_was_given_is_handed_on() -> None:
-    assert plan().orders == ("--orders", features_data.shop_file())
-    assert plan("--buckets", 7, "--csv_encoding", "latin-1").orders[2:] == (
+    assert plan().build.orders == ("--orders", features_data.shop_file())
+    assert plan("--buckets", 7, "--csv_encoding", "latin-1").build.orders[2:] == (
         "--csv_encoding",
         "latin-1",
         "--buckets",
@@ -295,7 +493,8 @@ def test_only_what_was_given_is_handed_on() -> None:
 def test_paths_do_not_depend_on_where_a_step_runs() -> None:
     planned = plan(workdir="relative/w")
     for path in (
-        planned.run_directory,
+        planned.build.directory,
+        planned.build.registry,
         planned.warehouse,
         planned.dead_letters,
         planned.serving.removeprefix("sqlite://"),

@@ -23,7 +23,7 @@ from tests import brute_force
 from tests.order_strategies import CUTOFF, HORIZON_DAYS, INPUTS, Row
 
 if TYPE_CHECKING:
-    from orchestration.steps import Cycle
+    from orchestration.run_local import Cycle
 
 Command = Callable[[list[str]], int]
 

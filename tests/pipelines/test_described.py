@@ -25,9 +25,9 @@ def cycle() -> Any:
 
 
 def test_the_statistics_are_those_of_the_rows(cycle: Any) -> None:
-    directory = cycle.features(cycle.cutoff)
+    directory = cycle.build.features(cycle.build.cutoff)
     described, rows = statistics.read(f"{directory}/statistics"), read_rows(f"{directory}/raw")
-    assert described.snapshots == {str(cycle.cutoff): rows.num_rows}
+    assert described.snapshots == {str(cycle.build.cutoff): rows.num_rows}
     for split in schema.SPLITS:
         part = rows.filter(pc.equal(rows["split"], split))
         assert described.splits[split].rows == part.num_rows > 0
@@ -46,14 +46,18 @@ def test_the_statistics_are_those_of_the_rows(cycle: Any) -> None:
 
 
 def test_the_model_keeps_those_of_its_training_and_predict_compares(cycle: Any) -> None:
-    learned = statistics.read(f"{cycle.model}/statistics")
-    training = [statistics.read(f"{cycle.features(cutoff)}/statistics") for cutoff in cycle.training_cutoffs]
+    learned = statistics.read(f"{cycle.serve.model}/statistics")
+    training = [
+        statistics.read(f"{cycle.build.features(cutoff)}/statistics") for cutoff in cycle.build.training_cutoffs
+    ]
     assert statistics.to_json(learned) == statistics.to_json(Statistics.merge(training))
-    served = statistics.read(f"{cycle.predictions}/statistics")
-    manifest = storage.read_manifest(cycle.predictions, "predictions")
+    served = statistics.read(f"{cycle.serve.predictions}/statistics")
+    manifest = storage.read_manifest(cycle.serve.predictions, "predictions")
     assert served.rows == manifest["rows"]
     comparison = skew.compare(learned, served, skew_thresholds.read())
-    assert json.loads(Path(cycle.predictions, "skew.json").read_text()) == json.loads(json.dumps(comparison.to_json()))
+    assert json.loads(Path(cycle.serve.predictions, "skew.json").read_text()) == json.loads(
+        json.dumps(comparison.to_json())
+    )
     assert manifest["skew"] == comparison.lines() and not comparison.failed
 
 
@@ -90,7 +94,7 @@ def half_lost(orders: pa.Table) -> pa.Table:
 def test_a_shift_in_the_orders_makes_no_predictions(
     capsys: pytest.CaptureFixture[str], cycle: Any, tmp_path: Path, change: Any, said: str
 ) -> None:
-    argv = ["--orders", shifted(tmp_path, change), "--as_of", str(cycle.as_of), "--model", cycle.model]
+    argv = ["--orders", shifted(tmp_path, change), "--as_of", str(cycle.serve.as_of), "--model", cycle.serve.model]
     message = refused(capsys, predict.main, [*argv, "--output", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "skew.json").read_text())
     feature, metric = said.removeprefix("fail: ").removesuffix(" is").split(": ")
@@ -105,16 +109,16 @@ def test_a_shift_in_the_orders_makes_no_predictions(
 def test_the_data_schema_is_made_once_warns_and_refuses_once_it_is_reviewed(
     capsys: pytest.CaptureFixture[str], cycle: Any, tmp_path: Path
 ) -> None:
-    made = data_schema.read(cycle.data_schema)
+    made = data_schema.read(cycle.build.data_schema)
     assert {feature.name for feature in made.feature} == {c.name for c in (*schema.FEATURES, *schema.LABELS)}
     assert not data_schema.is_reviewed(made)
-    text = Path(cycle.data_schema).read_text()
+    text = Path(cycle.build.data_schema).read_text()
     assert '"DE"' in text
     edited = tmp_path / "edited.pbtxt"
     edited.write_text(text.replace('"DE"', '"FR"'))
     argv = [
-        "--orders", features_data.shop_file(), "--cutoff", str(cycle.cutoff), "--horizon_days", str(cycle.horizon_days),
-        "--reuse_transform", cycle.features(cycle.training_cutoffs[0]), "--data_schema", str(edited),
+        "--orders", features_data.shop_file(), "--cutoff", str(cycle.build.cutoff), "--horizon_days", str(cycle.build.horizon_days),
+        "--reuse_transform", cycle.build.features(cycle.build.training_cutoffs[0]), "--data_schema", str(edited),
     ]  # fmt: skip
     manifest = features.run([*argv, "--output", str(tmp_path / "warned")])
     (anomaly,) = manifest["anomalies"]

@@ -339,7 +339,7 @@ def test_features_complete_themselves(service: Service, bucket: str, tmp_path: P
 
 @functools.cache
 def model() -> str:
-    return features_data.shop_cycle().model
+    return features_data.shop_cycle().serve.model
 
 
 def test_predictions_complete_themselves(service: Service, bucket: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from orchestration.steps import Cycle
+from orchestration.run_local import Cycle
 from pipelines import features
 from tests.pipelines import features_data
 from tests.pipelines.features_data import read_rows, refused, stamps
@@ -26,7 +26,7 @@ def cycle() -> Cycle:
 
 def analysed(cycle: Cycle) -> str:
     """The features directory whose transform is its own."""
-    return cycle.features(cycle.training_cutoffs[0])
+    return cycle.build.features(cycle.build.training_cutoffs[0])
 
 
 def scores(customers: pa.Table, column: schema.Column, rows: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_another_transform_into_the_same_output_is_refused(
     cycle: Cycle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The output was made with the transform of the training snapshot: neither another one nor none is the same."""
-    (step,) = [step for step in cycle.steps() if step.output == cycle.features(cycle.cutoff)]
+    (step,) = [step for step in cycle.build.steps() if step.output == cycle.build.features(cycle.build.cutoff)]
     ours = storage.read_manifest(analysed(cycle), "features")
     (tmp_path / storage.MANIFEST).write_text(json.dumps(ours | {"transform_fingerprint": "another"}))
     at = step.arguments.index("--reuse_transform")

@@ -87,12 +87,12 @@ def test_a_refused_run_leaves_it_as_it_was(
     assert message.startswith("no customer has a usable order before the cutoff") and rows_of(table) == before
 
     reviewed = tmp_path / "reviewed.pbtxt"
-    text = Path(cycle.data_schema).read_text().replace(f'tag: "{data_schema.NOT_REVIEWED}"', "")
+    text = Path(cycle.build.data_schema).read_text().replace(f'tag: "{data_schema.NOT_REVIEWED}"', "")
     reviewed.write_text(text.replace('"UK"', '"FR"'))
     step = shop_step(tmp_path / "schema", shop, *keep, "--data_schema", str(reviewed))
     assert "--data_schema" in refused(capsys, features.main, step) and rows_of(table) == before
 
-    argv = ["--orders", f"bigquery://{shop}", "--as_of", "2011-05-01", "--model", cycle.model, *keep]
+    argv = ["--orders", f"bigquery://{shop}", "--as_of", "2011-05-01", "--model", cycle.serve.model, *keep]
     message = refused(capsys, predict.main, [*argv, "--output", str(tmp_path / "skew")])
     assert message.startswith("the customers are not like those the model learned from") and rows_of(table) == before
 

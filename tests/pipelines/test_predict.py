@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestration.steps import Cycle
+from orchestration.run_local import Cycle
 from pipelines import features, predict
 from tests import brute_force
 from tests.order_strategies import line
@@ -31,7 +31,7 @@ def cycle() -> Cycle:
 @pytest.fixture(scope="module")
 def predictions(cycle: Cycle) -> pa.Table:
     """As of the data's end, by the default runner, ``--as_of`` given."""
-    return read_rows(cycle.predictions)
+    return read_rows(cycle.serve.predictions)
 
 
 def arguments(model: str, output: Path, *more: Any) -> list[str]:
@@ -48,11 +48,11 @@ def test_one_row_a_customer_of_the_population(predictions: pa.Table) -> None:
 
 
 def test_the_rows_tell_what_they_are(cycle: Cycle, predictions: pa.Table) -> None:
-    model = storage.read_manifest(cycle.model, "model")
+    model = storage.read_manifest(cycle.serve.model, "model")
     assert set(predictions["as_of"].to_pylist()) == {SHOP_END}
     assert set(predictions["horizon_days"].to_pylist()) == {SHOP_HORIZON_DAYS}
     assert set(predictions["model_version"].to_pylist()) == {model["model_version"]}
-    manifest = storage.read_manifest(cycle.predictions, "predictions")
+    manifest = storage.read_manifest(cycle.serve.predictions, "predictions")
     told = (
         manifest["as_of"],
         manifest["horizon_days"],
@@ -75,8 +75,8 @@ def test_deciles_equal_a_plain_sort(predictions: pa.Table) -> None:
 def elsewhere(cycle: Cycle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DirectRunner by its name, no ``--as_of``, a copy of the model alone: the features it was made from are away."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    shutil.copytree(cycle.model, folder / "model")
-    away = f"{cycle.run_directory}/features"
+    shutil.copytree(cycle.serve.model, folder / "model")
+    away = f"{cycle.build.directory}/features"
     os.rename(away, f"{away}-away")
     try:
         predict.run(arguments((folder / "model").as_uri(), folder / "predictions", "--runner", "DirectRunner"))
@@ -108,7 +108,7 @@ def earlier(cycle: Cycle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("earlier") / "predictions"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.options.is_local", lambda _: False)
-        predict.run(arguments(cycle.model, output, "--as_of", cycle.cutoff, "--buckets", 7))
+        predict.run(arguments(cycle.serve.model, output, "--as_of", cycle.build.cutoff, "--buckets", 7))
     return output
 
 
@@ -116,8 +116,8 @@ def test_the_two_jobs_do_not_skew(cycle: Cycle, earlier: Path) -> None:
     """The model on the snapshot that pipelines.features made says what pipelines.predict says of the same day."""
     from trainer import predictor
 
-    snapshot = read_rows(f"{cycle.features(cycle.cutoff)}/raw")
-    expected = pa.Table.from_batches([predictor.load(cycle.model).predict(snapshot, cycle.cutoff)])
+    snapshot = read_rows(f"{cycle.build.features(cycle.build.cutoff)}/raw")
+    expected = pa.Table.from_batches([predictor.load(cycle.serve.model).predict(snapshot, cycle.build.cutoff)])
     found = read_rows(earlier)
     assert len(list(earlier.glob("part-*-of-00007.parquet"))) == 7
     for name in expected.column_names:
@@ -133,7 +133,7 @@ def test_the_two_jobs_do_not_skew(cycle: Cycle, earlier: Path) -> None:
 def test_nothing_after_as_of_is_seen(cycle: Cycle, earlier: Path) -> None:
     lines = storage.read_manifest(str(earlier), "predictions")["lines"]
     days = features_data.shop_orders()["ordered_at"].to_pylist()
-    later = sum(moment.date() >= cycle.cutoff for moment in days)
+    later = sum(moment.date() >= cycle.build.cutoff for moment in days)
     assert later and lines["excluded"] == {"after_window": later} and lines["used"] == len(days) - later
 
 
@@ -151,28 +151,35 @@ def keep_customers(monkeypatch: pytest.MonkeyPatch) -> list[pa.Table]:
 def test_a_model_of_limited_history_sees_no_more(cycle: Cycle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The customers behind a prediction are those of the features snapshot of the same day and history."""
     days = 120
-    shutil.copytree(cycle.model, tmp_path / "model")
-    manifest = storage.read_manifest(cycle.model, "model") | {"history_days": days}
+    shutil.copytree(cycle.serve.model, tmp_path / "model")
+    manifest = storage.read_manifest(cycle.serve.model, "model") | {"history_days": days}
     (tmp_path / "model" / storage.MANIFEST).write_text(json.dumps(manifest))
-    window = ["--cutoff", str(cycle.cutoff), "--horizon_days", str(SHOP_HORIZON_DAYS), "--history_days", str(days)]
+    window = [
+        "--cutoff",
+        str(cycle.build.cutoff),
+        "--horizon_days",
+        str(SHOP_HORIZON_DAYS),
+        "--history_days",
+        str(days),
+    ]
     snapshot = tmp_path / "features"
     orders = ["--orders", features_data.shop_file(), "--output", str(snapshot)]
-    features.run([*orders, *window, "--reuse_transform", cycle.features(cycle.training_cutoffs[0])])
+    features.run([*orders, *window, "--reuse_transform", cycle.build.features(cycle.build.training_cutoffs[0])])
     no_labels = dict.fromkeys(schema.names(schema.LABELS))
     expected = {row["customer_id"]: row | no_labels for row in read_rows(snapshot / "raw").to_pylist()}
 
     kept = keep_customers(monkeypatch)
-    made = predict.run(arguments(str(tmp_path / "model"), tmp_path / "predictions", "--as_of", cycle.cutoff))
+    made = predict.run(arguments(str(tmp_path / "model"), tmp_path / "predictions", "--as_of", cycle.build.cutoff))
     brute_force.assert_equal(expected, kept[0])
     assert made["history_days"] == days and made["lines"]["excluded"]["before_history"] > 0
-    everyone = read_rows(f"{cycle.features(cycle.cutoff)}/raw")
+    everyone = read_rows(f"{cycle.build.features(cycle.build.cutoff)}/raw")
     assert made["rows"] == len(expected) < everyone.num_rows
 
 
 def test_predictions_need_no_labels(cycle: Cycle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The snapshot behind a prediction has none, whatever was ordered later."""
     kept = keep_customers(monkeypatch)
-    predict.run(arguments(cycle.model, tmp_path / "predictions", "--as_of", cycle.cutoff))
+    predict.run(arguments(cycle.serve.model, tmp_path / "predictions", "--as_of", cycle.build.cutoff))
     assert kept and kept[0].num_rows
     for name in schema.names(schema.LABELS):
         assert kept[0][name].null_count == kept[0].num_rows
@@ -182,11 +189,11 @@ def test_predictions_need_no_labels(cycle: Cycle, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_second_run_answers_at_once_and_rewrites_nothing(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = stamps(cycle.predictions)
+    before = stamps(cycle.serve.predictions)
     monkeypatch.setattr(predict, "build_pipeline", None)  # called, it would fail
-    made = predict.run(arguments(cycle.model, Path(cycle.predictions)))
-    assert made == storage.read_manifest(cycle.predictions, "predictions")
-    assert stamps(cycle.predictions) == before
+    made = predict.run(arguments(cycle.serve.model, Path(cycle.serve.predictions)))
+    assert made == storage.read_manifest(cycle.serve.predictions, "predictions")
+    assert stamps(cycle.serve.predictions) == before
 
 
 @pytest.mark.parametrize(
@@ -205,24 +212,26 @@ def test_a_second_run_answers_at_once_and_rewrites_nothing(cycle: Cycle, monkeyp
 def test_a_bad_argument_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path, more: list[str], said: str
 ) -> None:
-    assert said in refused(capsys, predict.main, arguments(cycle.model, tmp_path / "out", *more))
+    assert said in refused(capsys, predict.main, arguments(cycle.serve.model, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_features_directory_is_no_model(capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path) -> None:
-    message = refused(capsys, predict.main, arguments(cycle.features(cycle.cutoff), tmp_path / "out"))
+    message = refused(capsys, predict.main, arguments(cycle.build.features(cycle.build.cutoff), tmp_path / "out"))
     assert message.endswith("holds 'features', accepted is a model directory")
 
 
 def test_another_as_of_into_the_same_directory_is_refused(capsys: pytest.CaptureFixture[str], cycle: Cycle) -> None:
-    before = stamps(cycle.predictions)
-    message = refused(capsys, predict.main, arguments(cycle.model, Path(cycle.predictions), "--as_of", cycle.cutoff))
-    assert f"cutoff was '{SHOP_END}', is '{cycle.cutoff}'" in message
-    assert stamps(cycle.predictions) == before
+    before = stamps(cycle.serve.predictions)
+    message = refused(
+        capsys, predict.main, arguments(cycle.serve.model, Path(cycle.serve.predictions), "--as_of", cycle.build.cutoff)
+    )
+    assert f"cutoff was '{SHOP_END}', is '{cycle.build.cutoff}'" in message
+    assert stamps(cycle.serve.predictions) == before
 
 
 def test_a_half_written_model_is_refused(capsys: pytest.CaptureFixture[str], cycle: Cycle, tmp_path: Path) -> None:
-    shutil.copytree(cycle.model, tmp_path / "model")
+    shutil.copytree(cycle.serve.model, tmp_path / "model")
     (tmp_path / "model" / storage.MANIFEST).unlink()
     assert "is not a complete model directory" in refused(
         capsys, predict.main, arguments(str(tmp_path / "model"), tmp_path / "out")
@@ -247,7 +256,7 @@ def test_customers_unlike_the_model_s_are_not_scored_for_use(
 ) -> None:
     """Three of the shop's customers are left, and nobody has a country."""
     path = write_csv(tmp_path / "orders.csv", [line(who, "2011-08-23", "10") for who in "abc"])
-    argv = ["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out")]
+    argv = ["--orders", path, "--model", cycle.serve.model, "--output", str(tmp_path / "out")]
     message = refused(capsys, predict.main, argv)
     assert message.startswith("the customers are not like those the model learned from: fail: ")
     found = (tmp_path / "out" / "skew.json").read_text()
@@ -268,7 +277,7 @@ def test_few_customers_and_odd_ids(cycle: Cycle, tmp_path: Path, lenient: list[s
         line("C00001", "2011-07-01", "5"),
     ]
     path = write_csv(tmp_path / "orders.csv", rows)
-    made = predict.run(["--orders", path, "--model", cycle.model, "--output", str(tmp_path / "out"), *lenient])
+    made = predict.run(["--orders", path, "--model", cycle.serve.model, "--output", str(tmp_path / "out"), *lenient])
     found = read_rows(tmp_path / "out")
     assert sorted(found["customer_id"].to_pylist()) == sorted(ids)
     assert sorted(found["decile"].to_pylist()) == [1, 4, 7]
@@ -285,5 +294,5 @@ def test_one_day_of_orders_can_be_predicted_but_not_trained_on(
     assert "leaves no orders on one side" in message
     with pytest.raises(UsageError, match="not a complete predictions directory"):
         storage.read_manifest(str(tmp_path / "out"), "predictions")
-    predict.run([*arguments, "--model", cycle.model, *lenient])
+    predict.run([*arguments, "--model", cycle.serve.model, *lenient])
     assert read_rows(tmp_path / "out")["decile"].to_pylist() == [1]

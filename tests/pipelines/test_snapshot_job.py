@@ -195,7 +195,7 @@ WINDOW = ("--cutoff", "2011-01-01", "--horizon_days", features_data.SHOP_HORIZON
 def analysed() -> str:
     """The features directory of the shop whose transform is its own."""
     cycle = features_data.shop_cycle()
-    return cycle.features(cycle.training_cutoffs[0])
+    return cycle.build.features(cycle.build.training_cutoffs[0])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def analysed() -> str:
 )
 def test_the_manifest_waits_for_every_writer(command: str, writers: list[str], tmp_path: Path) -> None:
     if command == "predict":
-        pipeline = build(predict, tmp_path, "--model", features_data.shop_cycle().model)
+        pipeline = build(predict, tmp_path, "--model", features_data.shop_cycle().serve.model)
     else:
         reuse = ("--reuse_transform", analysed()) if command == "features again" else ()
         pipeline = build(features, tmp_path, *WINDOW, *reuse)
@@ -233,7 +233,10 @@ def scratch(directory: str | Path) -> set[str]:
 
 def test_scratch_space_is_gone_after_success() -> None:
     cycle = features_data.shop_cycle()
-    for directory in (*map(cycle.features, (*cycle.training_cutoffs, cycle.cutoff)), cycle.predictions):
+    for directory in (
+        *map(cycle.build.features, (*cycle.build.training_cutoffs, cycle.build.cutoff)),
+        cycle.serve.predictions,
+    ):
         assert storage.MANIFEST in names(directory)
         assert not scratch(directory)
 
@@ -254,7 +257,7 @@ def test_scratch_space_is_gone_after_a_failure(command: str, tmp_path: Path, mon
         if command == "features":
             features.run([*argv, *map(str, WINDOW), "--reuse_transform", analysed()])
         else:
-            predict.run([*argv, "--model", cycle.model])
+            predict.run([*argv, "--model", cycle.serve.model])
     # tf.Transform needs its space only to analyse.
     expected = {"_buckets"} if command == "features" else {"_buckets", "_temp"}
     assert before and all(expected <= seen for seen in before)
@@ -284,7 +287,7 @@ def test_a_job_that_was_overtaken_writes_no_part(
         if command == "features":
             features.run([*argv, *map(str, WINDOW), "--reuse_transform", analysed()])
         else:
-            predict.run([*argv, "--model", features_data.shop_cycle().model])
+            predict.run([*argv, "--model", features_data.shop_cycle().serve.model])
     assert not [path for path in output.rglob("*") if path.suffix == ".parquet" or path.name == storage.MANIFEST]
     assert not scratch(output)
 

@@ -236,7 +236,7 @@ def test_a_challenger_that_learned_from_those_days_is_compared_on_customers_it_d
     world: World, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert promote(place, world.model) == 0
-    days = {"training_cutoffs": [str(EVALUATION_CUTOFF)]}
+    days: dict[str, Any] = {"training_cutoffs": [str(EVALUATION_CUTOFF)]}
     knows = variant(world.model, tmp_path / "knows", "knows", **days)
     assert "it would know the answers" in refused(capsys, "promote", "--registry", place, "--model", knows, code=2)
     inside = variant(world.model, tmp_path / "inside", "inside", split="by customer", **days)
@@ -347,6 +347,57 @@ def test_who_was_champion_on_a_day(place: str, tmp_path: Path, capsys: pytest.Ca
     assert registry.main([*on, "2011-12-10", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["version"], shown["model"]) == ("v2", f"{place}/models/v2")
+
+
+def test_who_was_champion_at_an_instant(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noon = datetime.datetime(2011, 12, 9, 12, tzinfo=datetime.UTC)
+    clock = FixedClock(noon)
+    for version in ("v1", "v2"):
+        model = small(tmp_path / version, version)
+        registry.run(["promote", "--registry", place, "--model", model, *FORCED], clock)
+        clock.go(hours=3)
+    at = ("champion", "--registry", place, "--at")
+    for text, version, instant in (
+        ("2011-12-09T12:00:00Z", "v1", "2011-12-09T12:00:00.000000+00:00"),  # its own instant
+        ("2011-12-09T14:59:59.999999", "v1", "2011-12-09T14:59:59.999999+00:00"),
+        ("2011-12-09 16:00:00+01:00", "v2", "2011-12-09T15:00:00.000000+00:00"),
+        ("2011-12-09T15:59:59+01:00", "v1", "2011-12-09T14:59:59.000000+00:00"),
+        ("20111210T180000", "v2", "2011-12-10T18:00:00.000000+00:00"),  # a day ahead of the clock
+    ):
+        shown = registry.run([*at, text], clock)
+        assert (shown["version"], shown["instant"]) == (version, instant), text
+    now = registry.run(["champion", "--registry", place], clock)
+    assert (now["version"], now["instant"]) == ("v2", "2011-12-09T18:00:00.000000+00:00")
+    on = registry.run(["champion", "--registry", place, "--on", "2011-12-09"], clock)
+    assert on["instant"] == "2011-12-09T23:59:59.999999+00:00"
+    before = refused(capsys, *at, "2011-12-09T11:59:59.999999Z")
+    assert "accepted is 2011-12-09T12:00:00.000000+00:00 or later: the first champion is v1" in before
+    with pytest.raises(ValueError, match=r"--at .* accepted is an instant at most a day ahead of now, 2011-12-09T18"):
+        registry.run([*at, "2011-12-10T18:00:00.000001Z"], clock)
+
+
+@pytest.mark.parametrize("text", ["2011-12-10", "noon", "2011-12-10T25:00:00Z", "1323511200"])
+def test_an_instant_is_an_instant(text: str, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "champion", "--registry", place, "--at", text)
+    assert f"{text!r} is not usable: accepted is an instant such as 2011-12-10T03:00:00Z" in line
+
+
+def test_a_day_or_an_instant_not_both(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ("--on", "2011-12-10", "--at", "2011-12-10T03:00:00Z")
+    assert "--at: not allowed with argument --on" in refused(capsys, "champion", "--registry", place, *both)
+
+
+def test_asking_needs_neither_tensorflow_nor_beam(place: str, tmp_path: Path) -> None:
+    """A scheduler's environment has neither."""
+    assert promote(place, small(tmp_path / "v1", "v1"), *FORCED) == 0
+    for argv in (["champion", "--registry", place, "--json"], ["show", "v1", "--registry", place]):
+        code = (
+            "import sys; sys.modules |= dict.fromkeys(('tensorflow', 'apache_beam', 'lightgbm', 'tensorflow_transform'));"
+            f"from trainer import registry; sys.exit(registry.main({argv!r}))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        shown = json.loads(done.stdout)
+        assert f"{place}/models/v1" in (shown["model"], shown.get("model_directory"))
 
 
 def test_rolling_back(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -466,6 +517,9 @@ def _check_every_day(place: str, happened: list[tuple[datetime.datetime, str]], 
         else:
             assert registry_main(argv, late) == 2
         day += datetime.timedelta(days=1)
+    for at, _ in happened:
+        expected = [version for moved, version in happened if moved <= at]
+        assert registry.run(["champion", "--registry", place, "--at", at.isoformat()], late)["version"] == expected[-1]
     assert registry.run(["champion", "--registry", place], late)["version"] == happened[-1][1]
 
 

@@ -15,7 +15,7 @@ from tests.emulators import services
 from tests.trainer import registry_models
 from tests.trainer.registry_models import FORCED, champion_content, moves, promote, small, variant
 from tests.trainer.trained_models import EVALUATION_CUTOFF, World
-from trainer import predictor, registry
+from trainer import predictor, registry, registry_decision
 from transforms import storage
 
 pytestmark = pytest.mark.emulators
@@ -146,3 +146,30 @@ def test_a_promoter_killed_before_the_alias_leaves_the_champion(place: str, tmp_
         assert champion_content(place) == before
     assert promote(place, model, *FORCED) == 0
     assert [move["version"] for move in moves(place)] == ["old", "new"]
+
+
+def test_a_decision_is_kept_on_cloud_storage(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gate = f"{place.removesuffix('/registry')}/run/gate.json"
+    decide = ("--decision", gate)
+    assert promote(place, small(tmp_path / "v0", "v0"), *decide) == 0
+    first = registry_decision.read(gate)
+    assert first["promoted"] and first["model"] == f"{place}/models/v0" and first["registry"] == place
+    before = champion_content(place)
+    assert promote(f"{place}/", str(tmp_path / "v0"), *decide) == 0  # asked again
+    assert (registry_decision.read(gate), champion_content(place)) == (first, before)
+    assert promote(place, small(tmp_path / "v1", "v1"), *decide) == 2
+    assert "is about --model v0, not v1" in capsys.readouterr().err
+    unjudged = small(tmp_path / "v2", "v2", buyers=0)
+    assert promote(place, unjudged, "--decision", f"{gate}-2") == 0
+    assert registry_decision.read(f"{gate}-2")["champion"] == "v0"
+    assert promote(place, unjudged, "--decision", f"{gate}-2", *FORCED) == 0  # a person overrules it
+    assert registry_decision.read(f"{gate}-2")["champion"] == moves(place)[-1]["version"] == "v2"
+
+
+def test_a_decision_in_a_missing_bucket_is_one_line(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small(tmp_path / "v1", "v1", buyers=0)
+    assert promote(place, model, "--decision", "gs://no-such-bucket/gate.json") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: gs://no-such-bucket/gate.json cannot be changed: ") and error.count("\n") == 1
