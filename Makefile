@@ -7,6 +7,11 @@ STAMP := $(VENV)/.installed
 EMULATORS := .venv-emulators
 EMULATORS_STAMP := $(EMULATORS)/.installed
 
+# The newest Airflow of Cloud Composer 3, and the oldest that the DAGs run on.
+AIRFLOW := 3.3.1
+AIRFLOW_OLDEST := 2.11.1
+AIRFLOW_STAMPS := .venv-airflow/.installed .venv-airflow-oldest/.installed
+
 # $(call first-python,CANDIDATES,CONDITION): the first that really runs (a shim of an absent one does not) and whose
 # minor version meets the condition.
 first-python = $(shell for p in $(1); do \
@@ -14,6 +19,8 @@ first-python = $(shell for p in $(1); do \
 		&& echo $$p && break; done)
 PYTHON ?= $(call first-python,python3.12 python3.13 python3.11 python3 python,11 <= minor <= 13)
 # pyenv keeps versions other than the current one out of the path.
+PYTHON_AIRFLOW ?= $(call first-python,python3.11 $(wildcard $(HOME)/.pyenv/versions/3.11*/bin/python) $(BIN)/python \
+	python3.12 python3 python,11 <= minor <= 12)
 PYTHON_EMULATORS ?= $(call first-python,python3.13 python3.14 python3 python $(BIN)/python \
 	$(wildcard $(HOME)/.pyenv/versions/3.1[3-9]*/bin/python),minor >= 13)
 
@@ -40,7 +47,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-template test test-emulators test-browser test-templates lint lock googlesql emulators clean
+.PHONY: help setup demo demo-template deploy test test-emulators test-browser test-templates test-airflow lint lock dags-picture \
+	googlesql emulators airflow clean
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +71,9 @@ demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a custome
 demo-template: setup emulators ## the publish template built and launched by the real gcloud, without a cloud
 	@$(BIN)/python -m tests.templates.demo
 
+deploy: setup ## templates, wheel and DAGs to where deployment.toml says: shows its plan first, and asks (DEPLOY="--help")
+	@$(BIN)/python -m orchestration.deploy $(DEPLOY)
+
 test: setup googlesql ## set-up + every test that needs nothing but a plain machine
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
@@ -75,6 +86,10 @@ test-browser: setup ## the lookup service's pages in a real browser (needs Chrom
 test-templates: setup emulators ## the Flex Templates, launched by the real gcloud, and what is in the images
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m templates
 
+# Each of the two processes has emulators, a scheduler and jobs of its own: more would not be faster.
+test-airflow: setup emulators airflow ## the DAGs, run by the real Airflow against emulators and stand-ins of Google's services
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m airflow
+
 emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)
 
 $(EMULATORS_STAMP): tests/emulators/requirements.lock tests/emulators/install_extensions.py | $(STAMP)
@@ -85,6 +100,18 @@ $(EMULATORS_STAMP): tests/emulators/requirements.lock tests/emulators/install_ex
 	@mkdir -p $(EMULATORS)/home
 	@HOME=$(CURDIR)/$(EMULATORS)/home $(EMULATORS)/bin/python tests/emulators/install_extensions.py
 	@touch $@
+
+airflow: $(AIRFLOW_STAMPS) ## Airflow's environments, the newest and the oldest (Python 3.11, Composer's, or 3.12)
+
+$(AIRFLOW_STAMPS): .venv-%/.installed: orchestration/requirements-%.lock | $(STAMP)
+	@test -n "$(PYTHON_AIRFLOW)" || { echo "error: Airflow needs Python 3.11 or 3.12 and neither was found: install one, or name it by PYTHON_AIRFLOW=..."; exit 2; }
+	@test -x $(@D)/bin/python || $(PYTHON_AIRFLOW) -m venv --without-pip $(@D)
+	@echo "setting up $(@D) with $$($(@D)/bin/python --version), about 2 GB"
+	$(call sync,$(@D),$<)
+	@touch $@
+
+dags-picture: airflow ## docs/dags.svg anew from the DAGs
+	.venv-airflow/bin/python -m orchestration.dag_picture --output docs/dags.svg
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
@@ -102,12 +129,16 @@ tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 			|| echo "npm could not install GoogleSQL: its tests will be skipped"; \
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
 
-lock: setup ## requirements.lock anew from pyproject.toml, and those of the images and the emulators
+lock: setup ## requirements.lock anew from pyproject.toml, and those of the images, Airflow and the emulators
 	$(call compile,requirements.lock,3.11) --group dev --extra tune pyproject.toml
-	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock pyproject.toml
+	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock --extra tune pyproject.toml
 	$(call compile,serving/requirements.lock,3.11) --constraints requirements.lock --group service
 	$(call compile,tests/emulators/requirements.lock,3.13) --overrides tests/emulators/overrides.txt \
 		tests/emulators/requirements.in
+	echo "apache-airflow==$(AIRFLOW)" | $(call compile,orchestration/requirements-airflow.lock,3.11) \
+		orchestration/requirements-airflow.in -
+	echo "apache-airflow==$(AIRFLOW_OLDEST)" | $(call compile,orchestration/requirements-airflow-oldest.lock,3.11) \
+		orchestration/requirements-airflow.in -
 
 clean: ## remove what make made, but not the environments
 	rm -rf work build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,17 +46,40 @@ def test_beam_stages_our_packages(setup_file: str | None, tmp_path: Path, monkey
         "transforms/skew.toml",
         "templates/publish/metadata.json",
         "serving/page/index.html",
+        "orchestration/dags/predict_serve.py",
+        "orchestration/deployment.example.toml",
+        "orchestration/requirements-composer.txt",
     } <= names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
 
 
-def test_the_lock_is_pinned_by_hash_and_names_no_host() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+LOCKS = (
+    "requirements.lock",
+    "orchestration/requirements-airflow.lock",
+    "orchestration/requirements-airflow-oldest.lock",
+)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_is_pinned_by_hash_and_names_no_host(name: str) -> None:
+    lock = (ROOT / name).read_text()
     assert "://" not in lock
     requirements = re.split(r"\n(?=[a-zA-Z0-9])", re.sub(r"(?m)^\s*#.*\n", "", lock).strip())
     for requirement in requirements:
         assert re.match(r"[\w.\[\]-]+==", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
+
+
+@pytest.mark.parametrize(("variable", "suffix"), [("AIRFLOW", ""), ("AIRFLOW_OLDEST", "-oldest")])
+def test_airflow_s_locks_hold_the_versions_that_the_makefile_names(variable: str, suffix: str) -> None:
+    version = re.search(rf"(?m)^{variable} := (\S+)$", (ROOT / "Makefile").read_text())
+    assert version
+    lock = (ROOT / f"orchestration/requirements-airflow{suffix}.lock").read_text()
+    assert re.findall(r"(?m)^apache-airflow==(\S+)", lock) == [version[1]]
+    asked = (ROOT / "orchestration/requirements-composer.txt").read_text()
+    names = set(re.findall(r"(?m)^([\w.-]+)", asked))
+    assert names and names <= set(re.findall(r"(?m)^([\w.-]+)==", lock))
+    assert not re.search(r"(?m)^(tensorflow|keras)\b", lock)  # a scheduler must not load it
 
 
 def test_the_lock_holds_every_declared_dependency() -> None:

@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,29 @@ def document_path(api: str) -> Path:
     return found[0]
 
 
-class Discovery:
-    """One API as its document describes it."""
+Numbers = Callable[[Sequence[str]], Mapping[int, str]]
+"""The names of an enum -> its numbers, which clients may send and no document tells."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
+
+def in_order(names: Sequence[str]) -> Mapping[int, str]:
+    """Numbers without gaps, as Dataflow's are."""
+    return dict(enumerate(names))
+
+
+class Discovery:
+    """One API as its document describes it.
+
+    Args:
+      numbers: of its enums.
+    """
+
+    def __init__(self, document: dict[str, Any], numbers: Numbers = in_order) -> None:
+        self.document, self._numbers = document, numbers
         self._methods = list(_methods(document))
 
     @classmethod
-    def load(cls, api: str) -> Discovery:
-        return cls(json.loads(document_path(api).read_text()))
+    def load(cls, api: str, numbers: Numbers = in_order) -> Discovery:
+        return cls(json.loads(document_path(api).read_text()), numbers)
 
     def call(self, verb: str, path: str, query: dict[str, list[str]]) -> Call:
         """Finds the method of a request.
@@ -130,9 +143,16 @@ class Discovery:
                 raise _wrong(path, value, "an array")
             return [self._require(item, schema["items"], f"{path}[{index}]") for index, item in enumerate(value)]
         if "enum" in schema:
-            return _enum(value, schema["enum"], path)
+            return self._enum(value, schema["enum"], path)
         _require_scalar(value, schema, path)
         return value
+
+    def _enum(self, value: Any, names: list[str], path: str) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = self._numbers(names).get(value, value)
+        if value not in names:
+            raise _wrong(path, value, "one of " + ", ".join(names))
+        return str(value)
 
     def _require_object(self, value: Any, schema: Schema, path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -164,17 +184,9 @@ def _of_query(text: str, parameter: Schema) -> Any:
     """A query's text as JSON would hold it, so that one check serves both."""
     if parameter["type"] == "boolean" and text in ("true", "false"):
         return text == "true"
-    if parameter["type"] in ("integer", "number") and re.fullmatch(r"-?[0-9]+", text):
+    if (parameter["type"] in ("integer", "number") or "enum" in parameter) and re.fullmatch(r"-?[0-9]+", text):
         return int(text)
     return text
-
-
-def _enum(value: Any, names: list[str], path: str) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
-        return names[value]
-    if value not in names:
-        raise _wrong(path, value, "one of " + ", ".join(names))
-    return str(value)
 
 
 def _require_scalar(value: Any, schema: Schema, path: str) -> None:

@@ -9,7 +9,6 @@ on this machine's side of it can reach the real cloud.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import http.client
 import http.server
 import socket
@@ -19,49 +18,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.google.certificates import Authority
+
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")  # objects are read from the second, all else is the first's
 
 
 @contextlib.contextmanager
 def proxied(emulator: str, folder: Path) -> Iterator[dict[str, str]]:
     """Runs the proxy; yields the environment variables that lead a process's TensorFlow to ``emulator`` (host:port)."""
-    certificate = _write_certificate(folder / "authority.pem")
+    authority = Authority(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(authority.issue(*HOSTS))
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_accept, args=(server, context, emulator), daemon=True).start()
         yield {
             "HTTPS_PROXY": f"http://127.0.0.1:{server.getsockname()[1]}",
             "NO_PROXY": "127.0.0.1,localhost",
-            "CURL_CA_BUNDLE": str(certificate),
+            "CURL_CA_BUNDLE": str(authority.bundle),
             # Without it TensorFlow asks the machine's metadata server, which only Google's machines have.
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
         }
-
-
-def _write_certificate(path: Path) -> Path:
-    """A self-signed certificate of the host with its key, valid for a day, in one PEM file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOSTS[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
 
 
 def _accept(server: socket.socket, context: ssl.SSLContext, emulator: str) -> None:

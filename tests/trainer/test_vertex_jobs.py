@@ -70,7 +70,7 @@ def test_a_job_is_the_module_in_our_image_with_all_that_was_asked_for(
     service: VertexStub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = [
-        "--machine_type", "n1-standard-4", "--accelerator_type", "NVIDIA_TESLA_T4", "--accelerator_count", "2",
+        "--machine_type", "n1-standard-4", "--accelerator_type", "NVIDIA_L4", "--accelerator_count", "2",
         "--disk_gb", "200", "--service_account", "trainer@test-project.iam.gserviceaccount.com",
         "--network", "projects/123/global/networks/shop", "--timeout_hours", "1.5", "--labels", "team=crm,cost=7",
         "--key", "k", "--display_name", "my training",
@@ -88,7 +88,7 @@ def test_a_job_is_the_module_in_our_image_with_all_that_was_asked_for(
     assert job.display_name == "my training"
     assert job.labels == {"team": "crm", "cost": "7", "clv-key": vertex_jobs.key_label("k")}
     assert job.pool["machineSpec"] == {
-        "machineType": "n1-standard-4", "acceleratorType": "NVIDIA_TESLA_T4", "acceleratorCount": 2,
+        "machineType": "n1-standard-4", "acceleratorType": "NVIDIA_L4", "acceleratorCount": 2,
     }  # fmt: skip
     assert job.pool["diskSpec"]["bootDiskSizeGb"] == 200 and int(job.pool["replicaCount"]) == 1
     assert job.spec["scheduling"]["timeout"] == "5400s"

@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from tests.dataflow.discovery import Call, Discovery, Refused
 from tests.dataflow.flex_templates import Image
-from tests.vertex import containers, listing, rules
+from tests.vertex import containers, enums, listing, rules
 from tests.vertex.artifacts import require_artifacts
 from tests.vertex.faults import Counted, Fault
 from tests.vertex.jobs import CustomJobRecord, Ending, JobRecord, Jobs
@@ -90,7 +90,7 @@ class VertexStub:
         self.refusals: list[str] = []
         self._polls, self._seconds, self._page = polls, seconds, page
         self._folder = tempfile.TemporaryDirectory(prefix="vertex-")
-        self._discovery = Discovery.load("aiplatform.v1")
+        self._discovery = Discovery.load("aiplatform.v1", enums.numbers)
         self._lock, self._counted, self._stopped = threading.RLock(), Counted(), threading.Event()
         self._failures: list[tuple[str, str]] = []
         folder = Path(self._folder.name)
