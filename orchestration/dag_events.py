@@ -14,9 +14,19 @@ def on_failure(deployment: Deployment) -> Callable[[Mapping[str, Any]], None]:
     """The callback of a task that failed for good."""
 
     def tell(context: Mapping[str, Any]) -> None:
-        # An exception of ours says it in one line; others may be long.
-        reason = " ".join(str(context.get("exception") or "").split())[:1000]
+        reason = str(context.get("exception") or "the worker was lost, or somebody marked the task failed")
         send(deployment, context, "failed", {}, reason)
+
+    return tell
+
+
+def on_timeout(deployment: Deployment) -> Callable[[Mapping[str, Any]], None]:
+    """The callback of a run that took too long: Airflow ends its tasks without a word of theirs."""
+
+    def tell(context: Mapping[str, Any]) -> None:
+        if context.get("reason") in ("timed_out", "dagrun_timeout"):
+            reason = "the run took too long and was ended; its jobs on Dataflow and Vertex AI may go on"
+            send(deployment, context, "failed", {}, reason)
 
     return tell
 
@@ -27,10 +37,10 @@ def send(
     """Sends one event; sinks that fail are logged and fail nothing."""
     from orchestration import notify
 
-    instance = context["ti"]
+    run, instance = context["dag_run"], context.get("ti")
     notify.send(
         notify.Event(
-            event=event, step=instance.task_id, run=f"{instance.dag_id}/{instance.run_id}",
+            event=event, step=instance.task_id if instance else "", run=f"{run.dag_id}/{run.run_id}",
             link=getattr(instance, "log_url", None) or "", figures={"date": str(dag_runs.day(context)), **figures},
             reason=reason, at=datetime.datetime.now(datetime.UTC),
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,18 +22,19 @@ from orchestration.deployment import Deployment
 from transforms.errors import JobFailed, UsageError
 
 _DONE = "JOB_STATE_DONE"
+_ACTIVE = ("JOB_STATE_QUEUED", "JOB_STATE_PENDING", "JOB_STATE_RUNNING", "JOB_STATE_CANCELLING", "JOB_STATE_DRAINING")
 _CONFLICT = 409
 _JOB = "job"
 # What a job says of itself that another try would only repeat.
-_HOPELESS = ("GuardTripped", "UsageError", "exit status 2")
+_HOPELESS = re.compile(r"GuardTripped|UsageError|(?:exit status|non-zero status of) 2\b")
+_EVERY_JOB = ("service_account", "network")  # of deployment.vertex.options
 _MOST_CHARACTERS = 63  # of a job's name, and of a label
 
 
 class RunCommand(BaseOperator):
     """Runs a step's command on the worker; its answer, one JSON object, is the task's XCom.
 
-    A bad argument (exit code 2) fails the task for good, everything else is tried again. Where the task has outlets,
-    the answer is the asset event's ``extra``.
+    A bad argument (exit code 2) fails the task for good, everything else is tried again.
 
     Args:
       step: see ``dag_plans.StepJson``.
@@ -47,10 +49,7 @@ class RunCommand(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         self._command = run_command.Command(self.step["module"], self.step["arguments"])
-        answer = attempted(lambda: self._command.run(self.log))
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra = answer
-        return answer
+        return attempted(lambda: self._command.run(self.log))
 
     def on_kill(self) -> None:
         if self._command:
@@ -80,8 +79,6 @@ class LaunchTemplate(DataflowStartFlexTemplateOperator):
         self.deployment = deployment
 
     def execute(self, context: Context) -> None:
-        from airflow.providers.google.cloud.triggers.dataflow import DataflowJobStatusTrigger
-
         template = self.step["module"].rpartition(".")[2]
         self.body = {
             "launchParameter": {
@@ -99,12 +96,18 @@ class LaunchTemplate(DataflowStartFlexTemplateOperator):
         job_id = self.hook.extract_job_id(self.job)
         self.log.info("job %s: %s", job_id, self.body["launchParameter"]["jobName"])
         _keep_job(context, job_id)
+        self._wait(job_id)
+
+    def _wait(self, job_id: str) -> None:
+        from airflow.providers.google.cloud.triggers.dataflow import DataflowJobStatusTrigger
+
         self.defer(
             trigger=DataflowJobStatusTrigger(
                 job_id=job_id, expected_statuses={_DONE}, project_id=self.project_id, location=self.location,
                 gcp_conn_id=self.gcp_conn_id, poll_sleep=self.poll_sleep, impersonation_chain=self.impersonation_chain,
             ),
             method_name="ended",
+            timeout=self.execution_timeout,  # Airflow 3 does not see to it by itself
         )  # fmt: skip
 
     def _launched(self) -> dict[str, str]:
@@ -139,8 +142,11 @@ class LaunchTemplate(DataflowStartFlexTemplateOperator):
         job = self.hook.get_job(job_id=job_id, project_id=self.project_id, location=self.location)
         if job["currentState"] == _DONE:
             return {"job_id": job_id, "output": self.step["output"]}
+        if job["currentState"] in _ACTIVE:
+            self.log.info("%s: waiting on", event.get("message"))  # the trigger ends at its first lost answer
+            self._wait(job_id)
         said = self._errors(job_id)
-        hopeless = any(word in line for line in said for word in _HOPELESS)
+        hopeless = any(map(_HOPELESS.search, said))
         why = said[-1] if said else event.get("message", "it said nothing")
         raise (AirflowFailException if hopeless else AirflowException)(f"job {job_id} is {job['currentState']}: {why}")
 
@@ -157,27 +163,27 @@ class RunOnVertex(BaseOperator):
 
     Args:
       step: see ``dag_plans.StepJson``.
-      options: more fields of ``trainer.vertex_jobs.JobRequest``, such as machine_type.
+      trains: whether it gets the machine, the accelerators and the time of the settings; others have the service's least.
     """
 
     template_fields: Sequence[str] = ("step",)
 
-    def __init__(
-        self, *, step: StepJson, deployment: Deployment, options: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, step: StepJson, deployment: Deployment, trains: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.step = step
         self.deployment = deployment
-        self.options = options or {}
+        self.trains = trains
 
     def execute(self, context: Context) -> dict[str, str]:
         from trainer import vertex_jobs
 
         deployment = self.deployment
+        given = deployment.vertex.options
+        options = given if self.trains else {name: given[name] for name in _EVERY_JOB if name in given}
         request = vertex_jobs.JobRequest(
             project=deployment.project, region=deployment.region, image=deployment.image, module=self.step["module"],
             arguments=tuple(self.step["arguments"]), key=_task_key(context),
-            display_name=_job_name(self.step["name"], self.step, context), labels=_labels(context), **self.options,
+            display_name=_job_name(self.step["name"], self.step, context), labels=_labels(context), **options,
         )  # fmt: skip
         job = attempted(lambda: vertex_jobs.submit(request))
         self.log.info("job %s is %s: %s", job.name, job.state, job.page)
@@ -190,30 +196,38 @@ class RunOnVertex(BaseOperator):
         try:
             from airflow.providers.google.cloud.triggers.vertex_ai import CustomJobTrigger
         except ImportError:  # a provider before 22.6
-            return self.ended(context, {}, wait=True)
+            return self._hold_on(context, name)
         return self.defer(
             trigger=CustomJobTrigger(
                 project_id=self.deployment.project, location=self.deployment.region, custom_job_id=name.rpartition("/")[2],
                 poll_interval=self.deployment.vertex.poll_seconds,
             ),
             method_name="ended",
+            timeout=self.execution_timeout,
         )  # fmt: skip
 
-    def ended(self, context: Context, event: Mapping[str, Any], wait: bool = False) -> dict[str, str]:
-        """Raises: AirflowFailException where the job had a bad argument; AirflowException where it ended otherwise."""
+    def _hold_on(self, context: Context, name: str) -> dict[str, str]:
         import time
 
         from trainer import vertex_jobs
 
-        name = _kept_job(context)
-        job = vertex_jobs.get(name)
-        while wait and job.is_active:
+        while vertex_jobs.get(name).is_active:
             time.sleep(self.deployment.vertex.poll_seconds)
-            job = vertex_jobs.get(name)
+        return self.ended(context, {})
+
+    def ended(self, context: Context, event: Mapping[str, Any]) -> dict[str, str]:
+        """Raises: AirflowFailException where the job had a bad argument; AirflowException where it ended otherwise."""
+        from trainer import vertex_jobs
+
+        name = _kept_job(context)
+        job = attempted(lambda: vertex_jobs.get(name))
         if job.succeeded:
             return self._answer(job)
+        if job.is_active:
+            self.log.info("%s: waiting on", event.get("message"))
+            return self._wait(context, name)
         why = job.error or event.get("message", "it said nothing")
-        hopeless = "non-zero status of 2" in why
+        hopeless = _HOPELESS.search(why)
         raise (AirflowFailException if hopeless else AirflowException)(f"{job.name} is {job.state}: {why} ({job.page})")
 
     def _answer(self, job: Any) -> dict[str, str]:

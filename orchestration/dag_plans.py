@@ -174,7 +174,7 @@ def build(
 def deploy(deployment: Deployment, params: Mapping[str, Any]) -> StepJson:
     arguments = (
         "deploy", "--registry", registry(deployment, params), "--project", deployment.project,
-        "--region", deployment.region,
+        "--region", deployment.region, "--model_id", _model_id(deployment, params),
     )  # fmt: skip
     return step_json(Step("deploy", "trainer.vertex", arguments, registry(deployment, params)))
 
@@ -211,13 +211,33 @@ def directory(deployment: Deployment, day: datetime.date, run: str) -> str:
 
 
 def registry(deployment: Deployment, params: Mapping[str, Any]) -> str:
-    """The registry of the run's horizon and history."""
-    return deployment.inside("registry", registry_name(params["horizon_days"], params["history_days"]))
+    """The registry of the run's horizon and history; a run on other orders has one of its own."""
+    name = registry_name(params["horizon_days"], params["history_days"])
+    if params["dataset"] == deployment.dataset:
+        return deployment.inside("registry", name)
+    return deployment.inside("registry", params["dataset"], name)
+
+
+def is_default_registry(deployment: Deployment, params: Mapping[str, Any]) -> bool:
+    """Whether the champion of such a run is the one that predict_serve forecasts with by itself."""
+    forecast = deployment.forecast
+    default = {
+        "horizon_days": forecast.horizon_days,
+        "history_days": forecast.history_days,
+        "dataset": deployment.dataset,
+    }
+    return registry(deployment, params) == registry(deployment, default)
 
 
 def step_json(step: Step) -> StepJson:
     parameters = step.parameters if step.module.startswith("pipelines.") else {}
     return {**dataclasses.asdict(step), "arguments": list(step.arguments), "parameters": parameters}
+
+
+def _model_id(deployment: Deployment, params: Mapping[str, Any]) -> str:
+    """Vertex AI's model of a registry: one alias ``champion`` each."""
+    place = registry(deployment, params).removeprefix(deployment.inside("registry", ""))
+    return "clv-" + "".join(c if c.isalnum() else "-" for c in place.lower())
 
 
 def _orders_table(deployment: Deployment, params: Mapping[str, Any]) -> str:

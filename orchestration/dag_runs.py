@@ -20,7 +20,7 @@ def moment(context: Mapping[str, Any]) -> datetime.datetime:
 
 def day(context: Mapping[str, Any]) -> datetime.date:
     """The run's day in UTC, or the one it was started with as ``date`` or ``as_of``."""
-    params = context["params"]
+    params = context.get("params") or {}  # a callback's context may have none
     given = params.get("date") or params.get("as_of")
     return datetime.date.fromisoformat(given) if given else moment(context).date()
 

@@ -34,12 +34,14 @@ class Orders:
       table: PROJECT.DATASET.TABLE, where files is None.
       columns: the files' or the table's names, our_name=their_name,...
       location: of the dataset, where it is made.
+      quiet_days: so many days without orders before a run's day are believed: a shop closes, an export is late.
     """
 
     files: str | None = None
     table: str | None = None
     columns: str | None = None
     location: str | None = None
+    quiet_days: int = 3
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Deployment:
     serving: Serving
     composer_bucket: str | None = None
     composer_environment: str | None = None
-    notify: tuple[str, ...] = ("log:",)
+    notify: tuple[str, ...] = field(default=("log:",), repr=False)  # addresses may be secrets
     orders: Orders = Orders()
     forecast: Forecast = Forecast()
     schedule: Schedule = Schedule()
@@ -281,7 +283,7 @@ _TYPES: dict[str, tuple[Any, str]] = {
     "str": (str, "a text"), "int": (int, "a whole number of at least 1"), "float": ((int, float), "a number of at least 0"),
     "tuple[str, ...]": (list, "a list of texts"),
 }  # fmt: skip
-_MAY_BE_0 = ("retries.count",)
+_MAY_BE_0 = ("retries.count", "orders.quiet_days")
 
 
 def _require(annotation: str, value: Any, name: str, where: str) -> None:

@@ -83,7 +83,9 @@ class Event:
             "figures": _plain(self.figures),
             "reason": one_line(self.reason, 1000),
         }
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        # Not when it was told, nor where its log is: a task that is tried again tells the same once more.
+        lasting = {name: value for name, value in content.items() if name not in ("at", "link")}
+        digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         return {"version": VERSION, "id": digest[:32], **content}
 
 

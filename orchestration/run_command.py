@@ -17,14 +17,23 @@ from transforms.errors import JobFailed, UsageError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BAD_ARGUMENT = 2
-_SECONDS_TO_STOP = 60
+_SECONDS_TO_STOP = 60  # Airflow itself may have less patience
+# Python's own -m, after Linux was told to end this process where the worker's is killed without a word. Not between
+# fork and exec, where a process with threads may run no Python.
+_BEGIN = """\
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 class Command:
     """``python -m MODULE ARGUMENTS``, once."""
 
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
-        self.words = [sys.executable, "-m", module, *arguments]
+        self.words = [sys.executable, "-c", _BEGIN, "-m", module, *arguments]
+        self._module = module
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, log: logging.Logger) -> dict[str, Any]:
@@ -38,6 +47,8 @@ class Command:
         with subprocess.Popen(
             self.words, env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}, encoding="utf-8",
             errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # Airflow signals the whole group, and then asks us to stop it: the command is to hear that once.
+            start_new_session=True,
         ) as process:  # fmt: skip
             self._process = process
             told: list[str] = []
@@ -53,7 +64,7 @@ class Command:
         if process.returncode == _BAD_ARGUMENT:
             raise UsageError(last)
         if process.returncode:
-            raise JobFailed(f"{' '.join(self.words[1:3])} ended with {process.returncode}: {last}")
+            raise JobFailed(f"-m {self._module} ended with {process.returncode}: {last}")
         return _object(answer)
 
     def stop(self) -> None:

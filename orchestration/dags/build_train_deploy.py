@@ -10,13 +10,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the packages lie beside this one, wherever that is
 
-from airflow.providers.common.compat.sdk import chain, dag, task, task_group
+from airflow.providers.common.compat.sdk import AirflowSkipException, chain, dag, task, task_group
 
 from orchestration import dag_events, dag_plans, dag_runs, deployment
 from orchestration.dag_operators import LaunchTemplate, RunCommand, RunOnVertex, attempted, training_is_due
 from orchestration.dag_settings import HOUR, START, TAGS, champion, cron, parameters, task_defaults
 
 SETTINGS = deployment.load()
+CHAMPION = champion(SETTINGS)
 STEPS = ("create_dataset", "load_orders", "clean_orders")
 
 
@@ -25,7 +26,8 @@ STEPS = ("create_dataset", "load_orders", "clean_orders")
     start_date=START,
     catchup=False,
     max_active_runs=1,
-    dagrun_timeout=24 * HOUR,
+    dagrun_timeout=96 * HOUR,
+    on_failure_callback=dag_events.on_timeout(SETTINGS),
     default_args=task_defaults(SETTINGS),
     params=parameters(dag_plans.build_parameters(SETTINGS)),
     tags=TAGS,
@@ -53,8 +55,8 @@ def build_train_deploy():
 
     @task_group
     def orders(planned):
-        """Steps 1 to 3: the day's files -> clean orders in BigQuery."""
-        chain(*[RunCommand(task_id=name, step=planned[name]) for name in STEPS])
+        """Steps 1 to 3: the day's files -> clean orders in BigQuery; one day at a time, also in a backfill."""
+        chain(*[RunCommand(task_id=name, step=planned[name], max_active_tis_per_dag=1) for name in STEPS])
 
     @task_group
     def features(steps):
@@ -82,17 +84,20 @@ def build_train_deploy():
             dag_events.send(SETTINGS, context, "champion kept", decided["figures"] or {}, decided["reason"])
         return decided["promoted"]
 
-    @task
+    @task(outlets=[CHAMPION])
     def announce(deployed, **context):
-        """Tells of the new champion."""
+        """Tells people and predict_serve of the new champion; the latter only of one of its own registry."""
         dag_events.send(SETTINGS, context, "new champion", deployed)
+        if not dag_plans.is_default_registry(SETTINGS, context["params"]):
+            raise AirflowSkipException("a champion of another horizon, history or dataset than predict_serve's")
+        context["outlet_events"][CHAMPION].extra = deployed
 
     planned = plan()
     found = training_due(planned["training_due"])
     steps = snapshots(found)
     made = features(steps)
     train = RunOnVertex(
-        task_id="train", step=steps["train"], deployment=SETTINGS, options=SETTINGS.vertex.options,
+        task_id="train", step=steps["train"], deployment=SETTINGS, trains=True,
         execution_timeout=24 * HOUR, trigger_rule="none_failed_min_one_success",  # there may be no other snapshots
     )  # fmt: skip
     report = RunOnVertex(task_id="report", step=steps["report"], deployment=SETTINGS)
@@ -100,8 +105,8 @@ def build_train_deploy():
     @task_group
     def deploy():
         """Step 8: the gate, and only for a challenger that won, Vertex AI's registry and the asset."""
-        gate = RunOnVertex(task_id="gate", step=steps["gate"], deployment=SETTINGS)
-        deployed = RunCommand(task_id="champion", step=planned["deploy"], outlets=[champion(SETTINGS)])
+        gate = RunOnVertex(task_id="gate", step=steps["gate"], deployment=SETTINGS, max_active_tis_per_dag=1)
+        deployed = RunCommand(task_id="champion", step=planned["deploy"])
         chain(gate, challenger_won(steps["decision"]), deployed, announce(deployed.output))
 
     if SETTINGS.orders.files:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -18,6 +20,7 @@ from orchestration import run_command
 from orchestration.run_command import Command, run
 from transforms.errors import JobFailed, UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
 LOG = logging.getLogger("tests.run_command")
 Module = Callable[[str], str]
 
@@ -248,3 +251,29 @@ def test_a_timeout_ends_the_command(module: Module, begun: threading.Event) -> N
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - started < 30
     assert command._process is not None and command._process.returncode == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_worker_that_is_killed_leaves_no_command_behind(module: Module) -> None:
+    name = module("""
+        import os, time
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    """)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", f"""
+import logging, sys
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+from orchestration.run_command import Command
+Command({name!r}, []).run(logging.getLogger())
+"""],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    with worker:
+        assert worker.stdout
+        pid = int(worker.stdout.readline())
+        worker.kill()
+        until = time.monotonic() + 30
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < until:
+            time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{pid}")
