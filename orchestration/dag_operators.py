@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, BaseOperator, Context
+from airflow.providers.google.cloud.links.dataflow import DataflowJobLink
 from airflow.providers.google.cloud.operators.dataflow import DataflowStartFlexTemplateOperator
 
 from orchestration import dag_runs, run_command
@@ -95,6 +96,7 @@ class LaunchTemplate(DataflowStartFlexTemplateOperator):
         self.job = self._active() or self._launched()
         job_id = self.hook.extract_job_id(self.job)
         self.log.info("job %s: %s", job_id, self.body["launchParameter"]["jobName"])
+        DataflowJobLink.persist(context=context, project_id=self.project_id, region=self.location, job_id=job_id)
         _keep_job(context, job_id)
         self._wait(job_id)
 

@@ -248,7 +248,8 @@ def _orders(deployment: Deployment, params: Mapping[str, Any], snapshot_time: st
     # Foreign names are those of the files where those are loaded: the table made from them has ours.
     columns = ("--columns", deployment.orders.columns) if deployment.orders.table and deployment.orders.columns else ()
     pinned = ("--snapshot_time", snapshot_time) if snapshot_time else ()
-    return ("--orders", _orders_table(deployment, params), *columns, *pinned)
+    quiet = ("--quiet_days", str(deployment.orders.quiet_days))
+    return ("--orders", _orders_table(deployment, params), *columns, *pinned, *quiet)
 
 
 def _date(text: str | None) -> datetime.date | None:

@@ -19,6 +19,8 @@ from orchestration.steps import training_cutoffs
 from pipelines.publish_toml import GUARDS
 from templates import arguments, checks
 from trainer import task
+from trainer.vertex_client import Vertex
+from trainer.vertex_models import Deployment as Deployed
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,6 +200,28 @@ def test_the_gate_and_the_deployment_ask_the_registry_of_the_run_s_horizon() -> 
     )
     assert (value(deploy, "--project"), value(deploy, "--region")) == ("my-project", "europe-west1")
     assert value(served(made, **asked)["publish"], "--registry") == registry
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({}, "90d"), ({"horizon_days": 30}, "30d"), ({"history_days": 730}, "90d-730d"),
+        ({"dataset": "my-project.sandbox"}, "my-project.sandbox/90d"),
+    ],
+)  # fmt: skip
+def test_each_registry_is_a_model_of_its_own_at_vertex_ai(given: dict[str, Any], place: str) -> None:
+    made = installed()
+    params = build_params(made, **given)
+    assert dag_plans.registry(made, params) == f"gs://my-project-clv/registry/{place}"
+    model = value(dag_plans.deploy(made, params), "--model_id")
+    assert model == "clv-" + re.sub("[^a-z0-9]", "-", place)
+    Deployed(Vertex("my-project", "europe-west1"), "gs://my-project-clv/registry", model_id=model)  # a name it takes
+    assert dag_plans.is_default_registry(made, params) == (not given)
+
+
+def test_the_shop_may_have_been_closed() -> None:
+    made = installed({**FILES, "quiet_days": 2})
+    assert {value(step, "--quiet_days") for step in (built(made)["first"], served(made)["predict"])} == {"2"}
 
 
 def test_a_publish_is_what_the_deployment_and_the_run_say() -> None:
