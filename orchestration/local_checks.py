@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
+import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestration import local_plan
@@ -58,18 +60,30 @@ def require_champion(build: BuildTrainDeploy, decision: dict[str, Any]) -> None:
             f"published (report: {build.report_step().output}): accepted is a --cutoff or --horizon_days with orders after it"
         )
     if not storage.exists(storage.join(model, storage.MANIFEST)):
-        raise UsageError(
-            f"the champion's directory {model} is gone: delete {build.gate}, and the next run decides anew"
-        )
+        raise UsageError(f"the champion's directory {model} is gone{_way_out(build, decision)}")
     if storage.read_manifest(model, "model")["schema_fingerprint"] != schema.fingerprint(schema.CUSTOMERS):
         raise UsageError(
             f"the champion {champion} learned other feature formulas than this code's and cannot forecast, and "
-            f"{decision['challenger']} did not beat it. {by_force(build)}"
+            f"{decision['challenger']} did not beat it. {by_force(build, 'other formulas')}"
         )
 
 
-def by_force(build: BuildTrainDeploy) -> str:
-    command = f"{build.gate_step().command} --force --reason 'other formulas'"
+def _way_out(build: BuildTrainDeploy, decision: dict[str, Any]) -> str:
+    """What a person does about a champion that is gone; the end of a sentence."""
+    from trainer.registry_store import Registry
+
+    champion, now = decision["champion"], Registry(build.registry).champions().version
+    if champion == decision["challenger"]:
+        words = ("register", "--registry", build.registry, "--model", build.model)
+        return f". To copy it there again: {shlex.join([sys.executable, '-m', 'trainer.registry', *words])}"
+    if champion != now:
+        return f", and {now or 'none'} is champion now: delete {build.gate}, and the next run decides anew"
+    return f". {by_force(build, 'the champion is gone')}"
+
+
+def by_force(build: BuildTrainDeploy, reason: str) -> str:
+    """The command that makes the new model champion, whoever is; ``reason`` is for the registry's history."""
+    command = f"{build.gate_step().command} --force --reason {shlex.quote(reason)}"
     return f"To go on with the new model, make it champion and run this again: {command}"
 
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orchestration.steps import BuildTrainDeploy, PredictServe, registry_name, training_cutoffs
 from pipelines import options as shared
 from pipelines import orders_arguments
 from pipelines.orders_arguments import OrdersArguments
@@ -19,8 +20,18 @@ from transforms import storage, version
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
-    from orchestration.steps import BuildTrainDeploy, PredictServe
     from pipelines.orders_source import OrdersSource
+
+
+@dataclass(frozen=True)
+class ServeChampion(PredictServe):
+    """Serves the champion of a run that may be decided anew: the forecasts of each of its champions have their own place."""
+
+    champion: str = field(kw_only=True)  # version
+
+    @property
+    def predictions(self) -> str:
+        return storage.join(self.directory, f"predictions-{self.champion}")
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,10 @@ class Plan:
     def dead_letters(self) -> str:
         return os.path.join(self.workdir, "dead_letters")
 
-    def serve(self, model: str, features: Sequence[str]) -> PredictServe:
-        from orchestration.steps import PredictServe
-
-        return PredictServe(
-            orders=self.build.orders, as_of=self.as_of, model=model, directory=self.build.directory,
+    def serve(self, champion: str, model: str, features: Sequence[str]) -> ServeChampion:
+        """What to do once the champion's version and the directory of its model are known; ``features``: see PredictServe."""
+        return ServeChampion(
+            orders=self.build.orders, as_of=self.as_of, model=model, champion=champion, directory=self.build.directory,
             data_schema=self.build.data_schema, publish=("--serving", self.serving, "--warehouse", self.warehouse),
             dead_letters=self.dead_letters, skew_thresholds=self.skew_thresholds, features=tuple(features),
         )  # fmt: skip
@@ -60,7 +70,6 @@ def plan(options: argparse.Namespace) -> Plan:
     Raises:
       UsageError: the orders are unusable, or too short for the horizon.
     """
-    from orchestration.steps import BuildTrainDeploy, registry_name, training_cutoffs
     from transforms import skew_thresholds
 
     skew_thresholds.read(options.skew_thresholds)  # what is wrong with them is said now, not after the training

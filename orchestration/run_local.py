@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestration import local_checks
-from orchestration.local_plan import Plan, plan
+from orchestration.local_plan import Plan, ServeChampion, plan
+from orchestration.steps import TRAINING_SNAPSHOTS
 from pipelines import options as shared
 from pipelines import orders_arguments
 from transforms import storage
@@ -34,7 +35,7 @@ from transforms.cli import ArgumentParser, exit_code
 from transforms.errors import UsageError
 
 if TYPE_CHECKING:
-    from orchestration.steps import BuildTrainDeploy, PredictServe, Step
+    from orchestration.steps import BuildTrainDeploy, Step
 
 SERVE_STEPS = 3  # of PredictServe
 
@@ -54,8 +55,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--horizon_days", type=shared.days, required=True, help="how far ahead to forecast")
     parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
     parser.add_argument(
-        "--training_snapshots", type=shared.positive, default=13, metavar="N",
-        help="at most this many training cutoffs, a month apart, as far as the history reaches (default: 13, a year; "
+        "--training_snapshots", type=shared.positive, default=TRAINING_SNAPSHOTS, metavar="N",
+        help="at most this many training cutoffs, a month apart, as far as the history reaches (default: %(default)s, a year; "
         "each is one more reading of the orders)",
     )  # fmt: skip
     parser.add_argument("--project", help="BigQuery: whose quota and bill the queries are on (default: the table's)")
@@ -79,7 +80,7 @@ class Cycle:
 
     plan: Plan
     decision: dict[str, Any]  # see trainer.registry_decision
-    serve: PredictServe
+    serve: ServeChampion
 
     @property
     def build(self) -> BuildTrainDeploy:
@@ -87,7 +88,7 @@ class Cycle:
 
     @property
     def refused(self) -> bool:
-        return not self.decision["promoted"]
+        return _refused(self.decision)
 
 
 def run(argv: list[str] | None = None) -> Cycle:
@@ -103,9 +104,8 @@ def run(argv: list[str] | None = None) -> Cycle:
     started = time.monotonic()
     with _alone(planned.workdir):
         decision = _build(planned.build)
-        cycle = Cycle(
-            planned, decision, planned.serve(decision["model"], local_checks.learned_from(planned.build, decision))
-        )
+        learned_from = local_checks.learned_from(planned.build, decision)
+        cycle = Cycle(planned, decision, planned.serve(decision["champion"], decision["model"], learned_from))
         _serve(cycle)
     print(f"all steps done in {time.monotonic() - started:.1f} s\n", file=sys.stderr)
     summarize(cycle)
@@ -125,23 +125,28 @@ def _build(build: BuildTrainDeploy) -> dict[str, Any]:
         if step.kind == "features" and not _is_finished(step):
             local_checks.require_readable(build)
         try:
-            run_step(step, number, of)
+            run_step(step, f"{number}/{of}")
         except Incomparable as error:
-            raise UsageError(f"{error.why}. {local_checks.by_force(build)}") from error
+            raise UsageError(f"{error.why}. {local_checks.by_force(build, 'not comparable')}") from error
     decision = registry_decision.read(build.gate)
-    if not decision["promoted"]:
-        # A refused model deserves a report most.
-        run_step(build.report_step(), len(steps) + 1, of + 1)
+    if _refused(decision):
+        # A refused model deserves a report most. It is not one of the steps that were counted before anybody knew.
+        run_step(build.report_step(), "refused")
     local_checks.require_champion(build, decision)
     return decision
 
 
+def _refused(decision: dict[str, Any]) -> bool:
+    """Whether the new model lost; the very champion, trained again, did not."""
+    return bool(decision["challenger"] != decision["champion"])
+
+
 def _serve(cycle: Cycle) -> None:
-    before = len(cycle.build.steps()) + int(cycle.refused)
+    before = len(cycle.build.steps())
     for number, step in enumerate(cycle.serve.steps(), before + 1):
         if step.kind == "predictions" and not _is_finished(step):
             local_checks.require_readable(cycle.build)
-        run_step(step, number, before + SERVE_STEPS)
+        run_step(step, f"{number}/{before + SERVE_STEPS}")
 
 
 @contextlib.contextmanager
@@ -162,14 +167,15 @@ def _is_finished(step: Step) -> bool:
     return step.kind is not None and storage.exists(storage.join(step.output, storage.MANIFEST))
 
 
-def run_step(step: Step, number: int, of: int) -> None:
+def run_step(step: Step, mark: str) -> None:
     """Runs one step in this process, showing what it does; a finished one is not run, nor its orders opened.
 
+    ``mark``, such as "3/7", says in the output which of all it is.
     One process for all: Beam and TensorFlow are imported once, not once a step.
     """
     from transforms.progress import shown
 
-    print(f"\n[{number}/{of}] {step.name}\n  {step.command}", file=sys.stderr)
+    print(f"\n[{mark}] {step.name}\n  {step.command}", file=sys.stderr)
     if step.kind and _is_finished(step):
         manifest = storage.read_manifest(step.output, step.kind)
         print(f"  already complete{_rows(manifest)}", file=sys.stderr)
@@ -185,18 +191,29 @@ def _rows(result: Any) -> str:
 
 
 def summarize(cycle: Cycle) -> None:
-    """The served model's evaluation table, which model that is and which was not promoted, and how to ask for one customer."""
+    """The served model's evaluation table, which model that is and which was refused, and how to ask for one customer."""
     from trainer import task
 
     decision, serve = cycle.decision, cycle.serve
     print(task.evaluation_table(storage.read_manifest(serve.model, task.KIND), serve.model))
-    print(f"\nserved:  {decision['champion']}, champion of {cycle.build.registry}")
+    print(f"\nserved:  {decision['champion']}, {_standing(cycle)}")
     if cycle.refused:
         print(f"refused: {decision['challenger']}: {decision['reason']}")
         print(f"         its report: {cycle.build.report_step().output}")
     print(f"report:  {serve.report}")
     lookup = shlex.join([sys.executable, "-m", "serving.lookup", "--serving", cycle.plan.serving])
     print(f"lookup:  {lookup} CUSTOMER_ID")
+
+
+def _standing(cycle: Cycle) -> str:
+    """What the served model is in the registry: a kept decision is not undone by a rollback, nor hides it."""
+    from trainer.registry_store import Registry
+
+    place = cycle.build.registry
+    now = Registry(place).champions().version
+    if now == cycle.decision["champion"]:
+        return f"champion of {place}"
+    return f"champion when this run was decided; {now or 'none'} is champion of {place} now"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from transforms.cli import exit_code
 from transforms.errors import UsageError, rejected
 
 NOT_PROMOTED = 3
+ALREADY_CHAMPION = "it is the champion already"
 
 
 class NotPromoted(RuntimeError):
@@ -87,12 +88,18 @@ def _gate(registry: Registry, options: RegistryOptions) -> dict[str, Any]:
     """``promote`` for a scheduler: whoever is champion afterwards, the run goes on, and a repeat decides nothing anew."""
     assert options.decision is not None
     registry = Registry(registry_decision.absolute(registry.uri), registry.clock)
-    version = str(storage.read_manifest(options.model, "model").get("model_version"))
-    file = DecisionFile(options.decision, registry.uri, version)
+    file = DecisionFile(options.decision, registry.uri)
     kept = file.read()
-    if kept and (kept["promoted"] or not options.force):
-        _say(f"decided before, by {options.decision}: {_in_words(kept)}")
-        return kept
+    answer = kept if kept and (kept["promoted"] or not options.force) else None
+    # An answer stays one where the model's directory was tidied up: then there is nothing to hold it against.
+    if answer is None or storage.exists(storage.join(options.model, storage.MANIFEST)):
+        version = str(storage.read_manifest(options.model, "model").get("model_version"))
+        if kept:
+            file.require_challenger(kept, version)
+    if answer:
+        _say(f"decided before, by {options.decision}: {_in_words(answer)}")
+        return answer
+    file.require_writable()
     outcome = _challenge(registry, options)
     made = _decided(registry, outcome)
     decided = file.write(made, replaced=kept)
@@ -104,14 +111,17 @@ def _gate(registry: Registry, options: RegistryOptions) -> dict[str, Any]:
 def _in_words(decided: dict[str, Any]) -> str:
     if decided["promoted"]:
         return f"{decided['challenger']} became champion: {decided['reason']}"
+    if decided["champion"] == decided["challenger"]:
+        return f"{decided['challenger']} stays champion: {decided['reason']}"
     stays = f"{decided['champion']} stays champion" if decided["champion"] else "there is no champion"
     return f"{decided['challenger']} was not promoted, {stays}: {decided['reason']}"
 
 
 def _decided(registry: Registry, outcome: Outcome) -> dict[str, Any]:
-    move, decision, champion = outcome.move, outcome.decision, outcome.champion
+    decision, champion = outcome.decision, outcome.champion
+    move = outcome.move if outcome.promoted else None
     return {
-        "promoted": move is not None,
+        "promoted": outcome.promoted,
         "champion": champion,
         "model": None if champion is None else registry.model_directory(champion),
         "challenger": outcome.challenger.version,
@@ -126,12 +136,16 @@ def _decided(registry: Registry, outcome: Outcome) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``move`` made the challenger champion, now or earlier; None: it is not, and ``champion`` is who was, if anybody."""
+    """``move`` made the challenger champion, now or earlier; None: it is not, and ``champion`` is who is, if anybody.
+
+    ``promoted``: this decision made that move, in this process or in one that was killed before it could say so.
+    """
 
     challenger: Contender
     champion: str | None
     decision: Decision
     move: Move | None = None
+    promoted: bool = False
 
 
 def _challenge(registry: Registry, options: RegistryOptions) -> Outcome:
@@ -140,20 +154,25 @@ def _challenge(registry: Registry, options: RegistryOptions) -> Outcome:
     # A gate is asked about every training, also one that came to a model which is known already.
     entry = registry.register(options.model, options.by, retrained=options.decision is not None)
     challenger = Contender(entry, registry.model_directory(entry["model_version"]))
+    file = registry_decision.absolute(options.decision) if options.decision is not None else None
     if seen.current and seen.version == challenger.version:
+        registry.require_unmoved(seen, challenger.version)
         _say(f"{challenger.version} is already champion, since {seen.current.at}")
-        return Outcome(challenger, seen.version, Decision(True, seen.current.reason, None), seen.current)
+        ours = file is not None and seen.current.decision == file
+        return Outcome(challenger, seen.version, Decision(ours, ALREADY_CHAMPION, None), seen.current, promoted=ours)
     decision = _decision(registry, seen, challenger, options)
     for note in decision.notes:
         _say(f"note: {note}")
     if not decision.wins and not options.force:
+        # A comparison takes minutes, and a champion may be rolled back in them: what is kept names the one there is.
+        registry.require_unmoved(seen, challenger.version)
         return Outcome(challenger, seen.version, decision)
     move = registry.move(
         seen, challenger.version, action=PROMOTE, reason=options.reason or decision.sentence,
-        forced=not decision.wins, figures=decision.figures, notes=decision.notes, by=options.by,
+        forced=not decision.wins, figures=decision.figures, notes=decision.notes, by=options.by, decision=file,
     )  # fmt: skip
     _say(f"{challenger.version} is champion{' by force' if move.forced else ''}: {decision.sentence}")
-    return Outcome(challenger, move.version, decision, move)
+    return Outcome(challenger, move.version, decision, move, promoted=True)
 
 
 def _decision(registry: Registry, seen: Champions, challenger: Contender, options: RegistryOptions) -> Decision:
@@ -163,8 +182,8 @@ def _decision(registry: Registry, seen: Champions, challenger: Contender, option
         return unjudged
     if seen.version is None:
         return Decision(True, "the first champion, compared with none", None)
-    champion = Contender(registry.entry(seen.version), registry.model_directory(seen.version))
     try:
+        champion = _reigning(registry, seen.version)
         evaluation = registry_challenge.evaluation_of(challenger, options.evaluation)
         _say(f"comparing {challenger.version} with the champion {champion.version} on {evaluation.uri}")
         return registry_challenge.compare(challenger, champion, evaluation)
@@ -172,6 +191,15 @@ def _decision(registry: Registry, seen: Champions, challenger: Contender, option
         if not options.force:
             raise
         return Decision(False, "not compared with the champion", None, (error.why,))
+
+
+def _reigning(registry: Registry, version: str) -> Contender:
+    """Raises: Incomparable where the registry no longer holds the champion."""
+    try:
+        return Contender(registry.entry(version), registry.model_directory(version))
+    except UsageError as error:
+        way_out = "rollback --to VERSION makes another version champion"
+        raise Incomparable(f"there is no comparing with the champion {version}: {error}; {way_out}") from error
 
 
 def _rolled_back(seen: Champions, challenger: Contender) -> Decision | None:

@@ -2,7 +2,7 @@
 
 {"promoted", "champion", "model", "challenger", "reason", "forced", "figures", "notes", "metrics", "registry"}
 
-promoted    whether the challenger is the champion by this decision
+promoted    whether this decision made the challenger champion; not where it was champion before
 champion    the version to use from here on; null where the registry has none
 model       its directory in the registry; null likewise
 challenger  the version that was judged; ``metrics`` are those of its own manifest
@@ -14,13 +14,15 @@ registry    where all this holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from transforms import storage
-from transforms.errors import UsageError, rejected
+from transforms.errors import UsageError, one_line, rejected
 
 NAMES = frozenset(
     ("promoted", "champion", "model", "challenger", "reason", "forced", "figures", "notes", "metrics", "registry")
@@ -34,11 +36,10 @@ def absolute(uri: str) -> str:
 
 @dataclass(frozen=True)
 class DecisionFile:
-    """The file of one challenger at one registry; ``registry`` is absolute."""
+    """The file of one challenger's gate at one registry; ``registry`` is absolute."""
 
     uri: str
     registry: str
-    challenger: str
 
     def __post_init__(self) -> None:
         if not self.uri or self.uri.endswith("/") or not (storage.is_local(self.uri) or self.uri.startswith("gs://")):
@@ -48,22 +49,42 @@ class DecisionFile:
         """What was decided; None where nothing was yet.
 
         Raises:
-          UsageError: the file is of another challenger or registry, or no decision at all.
+          UsageError: the file is of another registry, or no decision at all.
         """
         content = self._content()
         if content is None:
             return None
         decision = parse(content, self.uri)
-        for name, what, ours in (
-            ("challenger", "--model", self.challenger),
-            ("registry", "--registry", self.registry),
-        ):
-            if decision[name] != ours:
-                raise UsageError(
-                    f"--decision {self.uri!r} is about {what} {decision[name]}, not {ours}: "
-                    "name another file, or delete it to decide anew"
-                )
+        self._require("--registry", decision["registry"], self.registry)
         return decision
+
+    def require_challenger(self, decision: dict[str, Any], version: str) -> None:
+        """Raises: UsageError where the decision is about another model."""
+        self._require("--model", decision["challenger"], version)
+
+    def _require(self, argument: str, found: str, ours: str) -> None:
+        if found != ours:
+            raise UsageError(
+                f"--decision {self.uri!r} is about {argument} {found}, not {ours}: "
+                "name another file, or delete it to decide anew"
+            )
+
+    def require_writable(self) -> None:
+        """By writing a file beside it: a champion must not move for a decision that cannot be kept.
+
+        Raises:
+          UsageError: the place does not exist, or may not be written.
+        """
+        probe = f"{self.uri}.{uuid.uuid4().hex}.probe"
+        try:
+            storage.compare_and_set(probe, b"", None)
+        except (OSError, UsageError) as error:
+            why = one_line(str(error), 300)
+            raise UsageError(f"--decision {self.uri!r} cannot be written, so nothing was decided: {why}") from error
+        filesystem, path = storage.resolve(probe)
+        # Who may write and not delete keeps an empty file more.
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(path)
 
     def write(self, decision: dict[str, Any], *, replaced: dict[str, Any] | None = None) -> dict[str, Any]:
         """Keeps a decision, all of it or nothing, and returns the one that counts: of two at once, the first."""
@@ -73,6 +94,7 @@ class DecisionFile:
         first = self.read()
         if first is None:
             raise UsageError(f"--decision {self.uri!r} was deleted while this was decided: run it again")
+        self.require_challenger(first, decision["challenger"])
         return first
 
     def _content(self) -> bytes | None:

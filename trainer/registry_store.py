@@ -69,6 +69,7 @@ class Move:
     notes: list[str]  # what a reader of the figures has to know
     by: str | None
     attempt: str  # tells two moves apart that are alike in all else
+    decision: str | None = None  # the file of the gate that made it, see trainer.registry_decision; None: no gate did
 
     @property
     def instant(self) -> datetime:
@@ -182,14 +183,15 @@ class Registry:
         """What was registered of a version.
 
         Raises:
-          UsageError: it is not registered, or its copy was cut off.
+          UsageError: it is not registered, or its copy was cut off or is gone.
         """
         if not storage.exists(self._entry_file(version)):
             raise rejected("model version", version, self._known())
         entry = self._entry(version)
         if not self.is_complete(version):
             raise UsageError(
-                f"model version {version!r} was cut off while it was copied: register {entry['source']} again"
+                f"model version {version!r} was cut off while it was copied, or its copy is gone: "
+                f"register {entry['source']} again"
             )
         return entry
 
@@ -230,7 +232,8 @@ class Registry:
         """The move that made the champion of an instant, which knows its zone; None: of now.
 
         An instant ahead has the champion of now, up to a day: schedulers name the end of a period, and their clocks
-        are not ours. Asked again later it may have another one; what is past never has.
+        are not ours. Asked again later it may have another one; what is past never has, but for the moment in which a
+        move is being written: its instant is taken before the write lands.
 
         Raises:
           UsageError: there was none, or the instant is more than a day ahead.
@@ -257,6 +260,7 @@ class Registry:
     def move(
         self, seen: Champions, version: str, *, action: str, reason: str, forced: bool = False,
         figures: dict[str, Any] | None = None, notes: Sequence[str] = (), by: str | None = None,
+        decision: str | None = None,
     ) -> Move:  # fmt: skip
         """Makes a complete version the champion, if the champion is still the one that was ``seen``.
 
@@ -266,12 +270,23 @@ class Registry:
         # Clocks of two machines differ; a history that went back in time would have two champions on one day.
         at = max([self._now(), *(move.at for move in seen.moves[-1:])])
         move = Move(
-            version, seen.version, at, action, reason, forced, figures, list(notes), by, attempt=uuid.uuid4().hex[:12]
-        )
+            version, seen.version, at, action, reason, forced, figures, list(notes), by,
+            attempt=uuid.uuid4().hex[:12], decision=decision,
+        )  # fmt: skip
         content = _json({"moves": [asdict(each) for each in (*seen.moves, move)]})
         if not storage.compare_and_set(self.champion_file, content, seen.content):
             raise ChampionMoved(version, seen.version, self.champions().current)
         return move
+
+    def require_unmoved(self, seen: Champions, version: str) -> None:
+        """For an answer about ``version`` that changes nothing: it holds for the champion that was ``seen``.
+
+        Raises:
+          ChampionMoved: there was a move since.
+        """
+        now = self.champions()
+        if now.content != seen.content:
+            raise ChampionMoved(version, seen.version, now.current)
 
     def _now(self) -> str:
         # Always with microseconds, so that the text sorts as the instant does.

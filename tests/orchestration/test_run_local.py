@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
-import io
 import json
 import os
-import shlex
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +20,6 @@ from orchestration.steps import BuildTrainDeploy
 from serving import lookup
 from tests.pipelines import features_data
 from tests.pipelines.features_data import SHOP_END, SHOP_FIRST_DAY, SHOP_HORIZON_DAYS, read_rows, refused, stamps
-from tests.trainer import registry_models
-from trainer import registry, registry_decision
 from transforms import storage
 from transforms.errors import UsageError
 
@@ -123,8 +115,8 @@ def test_finished_steps_do_not_open_their_orders(cycle: Cycle, monkeypatch: pyte
     for module in ("pipelines.features", "pipelines.predict", "trainer.task"):
         monkeypatch.setattr(f"{module}.run", None)  # called, it would fail
     steps = [*cycle.build.features_steps(), cycle.build.train_step(), cycle.serve.predict_step()]
-    for number, step in enumerate(steps):
-        run_local.run_step(step, number, len(steps))
+    for step in steps:
+        run_local.run_step(step, "1/1")
 
 
 def at_moment(cycle: Cycle, directory: Path, age: datetime.timedelta) -> BuildTrainDeploy:
@@ -207,199 +199,6 @@ def test_two_runs_do_not_share_a_workdir(tmp_path: Path) -> None:
         pass
     with run_local._alone(workdir):
         pass
-
-
-# --- The gate -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def aside(*paths: str) -> Iterator[None]:
-    """Files and directories that are not there meanwhile, and as before afterwards."""
-    for path in paths:
-        os.rename(path, f"{path}-aside")
-    try:
-        yield
-    finally:
-        for path in paths:
-            shutil.rmtree(path) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
-            os.rename(f"{path}-aside", path)
-
-
-def champion_file(cycle: Cycle) -> str:
-    return f"{cycle.build.registry}/champion.json"
-
-
-def test_the_first_model_is_champion_and_served(cycle: Cycle) -> None:
-    version = storage.read_manifest(cycle.build.model, "model")["model_version"]
-    assert cycle.decision == registry_decision.read(cycle.build.gate)
-    assert cycle.decision["promoted"] and cycle.decision["champion"] == cycle.decision["challenger"] == version
-    [move] = registry_models.moves(cycle.build.registry)
-    assert (move["version"], move["by"]) == (version, "run_local")
-    assert cycle.serve.model == cycle.decision["model"] == f"{cycle.build.registry}/models/{version}"
-    assert cycle.build.registry == f"{cycle.plan.workdir}/registry/{SHOP_HORIZON_DAYS}d"
-    assert storage.read_manifest(cycle.serve.predictions, "predictions")["model_version"] == version
-
-
-def test_what_cannot_be_judged_is_not_published(
-    cycle: Cycle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nobody bought on the evaluation's days, and there is no champion that was judged on others."""
-    for module in ("pipelines.predict", "pipelines.publish"):
-        monkeypatch.setattr(f"{module}.run", None)  # called, it would fail
-    path = Path(cycle.build.model) / "evaluation.json"
-    before, own_report = path.read_text(), Path(cycle.build.report_step().output)
-    with aside(champion_file(cycle), cycle.build.gate):
-        path.write_text(json.dumps({**json.loads(before), "buyers": 0}))
-        try:
-            assert run_local.main(features_data.shop_arguments()) == 2
-        finally:
-            path.write_text(before)
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert not os.path.exists(champion_file(cycle))
-    assert line.startswith("error: nobody bought in the 90 days after ") and f"(report: {own_report})" in line
-    assert "<html" in own_report.read_text()[:1000].lower()
-    own_report.unlink()
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A second training in a workdir that has a champion: the first run was cut off in the gate, the second is whole."""
-
-    argv: list[str]
-    champion: str  # version
-    interrupted: dict[str, int]  # stamps
-    cycle: Cycle
-    err: str
-    out: str
-
-
-@pytest.fixture(scope="module")
-def loser(cycle: Cycle, tmp_path_factory: pytest.TempPathFactory) -> Refused:
-    """Of so few customers that the purchase model alone is trained, in a second: clearly worse than the shop's model."""
-    workdir = str(tmp_path_factory.mktemp("loser"))
-    orders = features_data.write_parquet(Path(workdir) / "orders.parquet", features_data.shop_orders(150, seed=2))
-    lenient = Path(workdir) / "lenient.toml"
-    names = ("rows_lost", "missing", "zeros", "divergence", "categories")
-    lenient.write_text("[default]\n" + "".join(f"{name} = {{ fail = 1.0 }}\n" for name in names))
-    argv = [
-        "--orders", orders, "--horizon_days", str(SHOP_HORIZON_DAYS), "--training_snapshots", "1", "--workdir", workdir,
-        "--skew_thresholds", str(lenient),
-    ]  # fmt: skip
-    place = f"{workdir}/registry/{SHOP_HORIZON_DAYS}d"
-    champion = registry.run(["promote", "--registry", place, "--model", cycle.build.model])["version"]
-
-    def power_cut(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as cut, pytest.raises(KeyboardInterrupt):
-        cut.setattr("trainer.registry_challenge.compare", power_cut)
-        run_local.run(argv)
-    interrupted = stamps(workdir)
-    err, out = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
-        finished = run_local.run(argv)
-    return Refused(argv, champion, interrupted, finished, err.getvalue(), out.getvalue())
-
-
-def test_a_model_that_is_no_better_is_not_published(loser: Refused) -> None:
-    decision, finished = loser.cycle.decision, loser.cycle
-    challenger = storage.read_manifest(finished.build.model, "model")["model_version"]
-    assert not decision["promoted"] and decision["challenger"] == challenger != loser.champion == decision["champion"]
-    assert storage.read_manifest(finished.serve.predictions, "predictions")["model_version"] == loser.champion
-    assert [move["version"] for move in registry_models.moves(finished.build.registry)] == [loser.champion]
-    served = io.StringIO()
-    with contextlib.redirect_stdout(served):
-        assert lookup.main(["--serving", finished.plan.serving, "C00000"]) == 0
-    assert json.loads(served.getvalue())["model_version"] == loser.champion
-
-
-def test_who_lost_and_why_is_one_line_each(loser: Refused) -> None:
-    decision = loser.cycle.decision
-    for said in ("normalised gini ", "decile mape ", "rmse capped ", " against ", "difference "):
-        assert said in decision["reason"]
-    line = f"{decision['challenger']} was not promoted, {loser.champion} stays champion: {decision['reason']}"
-    assert loser.err.splitlines().count(line) == 1
-    assert f"\nserved:  {loser.champion}, " in loser.out
-    assert f"\nrefused: {decision['challenger']}: {decision['reason']}\n" in loser.out
-    assert f"\n{loser.champion}, judged " in loser.out
-
-
-def test_both_models_have_a_report(loser: Refused) -> None:
-    for report, version in (
-        (loser.cycle.build.report_step().output, loser.cycle.decision["challenger"]),
-        (loser.cycle.serve.report, loser.champion),
-    ):
-        assert f"its report: {report}\n" in loser.out or f"report:  {report}\n" in loser.out
-        assert version in Path(report).read_text()
-
-
-def test_the_champion_s_report_shows_what_the_champion_learned_from(loser: Refused, cycle: Cycle) -> None:
-    assert list(loser.cycle.serve.features) == cycle.build.snapshots
-    with aside(cycle.build.features(cycle.build.cutoff)):
-        assert local_checks.learned_from(loser.cycle.build, loser.cycle.decision) == cycle.build.snapshots[:-1]
-
-
-def test_a_run_cut_off_in_the_gate_goes_on_there(loser: Refused) -> None:
-    run = loser.cycle.build.directory
-    before = {
-        path: stamp for path, stamp in loser.interrupted.items() if path.startswith((f"{run}/features", f"{run}/model"))
-    }
-    after = stamps(run)
-    assert len(before) > 10 and before.items() <= after.items()
-    assert not {path for path in loser.interrupted if "gate.json" in path or "predictions" in path}
-    assert [line.split("] ")[1] for line in loser.err.splitlines() if line.startswith("[")][-6:] == [
-        "train", "gate", "report", f"predict {SHOP_END}", "report", "publish",
-    ]  # fmt: skip
-    assert loser.err.count("already complete") == 3 and "\n[8/8] publish" in loser.err
-
-
-def test_the_champion_is_not_compared_again_once_it_was_decided(
-    loser: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("trainer.registry_challenge.compare", None)  # called, it would fail
-    assert run_local.run(loser.argv) == loser.cycle
-    assert "decided before, by " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("forecasts", [True, False], ids=["beats the new model", "cannot be compared"])
-def test_a_champion_of_other_formulas_says_what_to_do(
-    forecasts: bool, loser: Refused, cycle: Cycle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """And doing what is said is enough."""
-    other = (
-        registry_models.variant(cycle.build.model, tmp_path / "older", "older", schema_fingerprint="older")
-        if forecasts
-        else registry_models.small(tmp_path / "broken", "broken")
-    )
-    build, serve = loser.cycle.build, loser.cycle.serve
-    with aside(champion_file(loser.cycle), build.gate, serve.predictions):
-        assert registry_models.promote(build.registry, other) == 0
-        capsys.readouterr()
-        assert run_local.main(loser.argv) == 2
-        line = capsys.readouterr().err.splitlines()[-1]
-        if forecasts:
-            assert line.startswith(
-                "error: the champion older learned other feature formulas than this code's and cannot"
-            )
-        else:
-            assert line.startswith("error: the champion broken cannot forecast customers of other feature formulas: ")
-        assert not os.path.exists(serve.predictions)
-        _, command = line.split(". To go on with the new model, make it champion and run this again: ")
-        words = shlex.split(command)
-        assert words[1:3] == ["-m", "trainer.registry"] and registry.main(words[3:]) == 0
-        assert registry_models.moves(build.registry)[-1]["forced"]
-        after = run_local.run(loser.argv)
-        assert after.decision["champion"] == loser.cycle.decision["challenger"] == after.decision["challenger"]
-        assert (
-            storage.read_manifest(after.serve.predictions, "predictions")["model_version"] == after.decision["champion"]
-        )
-
-
-def test_a_champion_that_is_gone_is_said(loser: Refused, capsys: pytest.CaptureFixture[str]) -> None:
-    with aside(loser.cycle.serve.model):
-        assert run_local.main(loser.argv) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert f"models/{loser.champion} is gone: delete {loser.cycle.build.gate}, and the next run decides anew" in line
 
 
 # --- The plan -------------------------------------------------------------------------------------------------------

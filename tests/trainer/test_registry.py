@@ -431,6 +431,17 @@ def test_a_damaged_history_is_refused_and_kept(place: str, tmp_path: Path, capsy
     assert champion_content(place) == b'{"moves": [{"version": "v1"'
 
 
+def test_a_history_of_before_gates_were_named_in_it_is_read(place: str, tmp_path: Path) -> None:
+    model = small(tmp_path / "v1", "v1")
+    assert promote(place, model, "--decision", str(tmp_path / "gate.json")) == 0
+    [move] = moves(place)
+    assert move.pop("decision") == str(tmp_path / "gate.json")
+    Path(place, "champion.json").write_text(json.dumps({"moves": [move]}))
+    assert registry.run(["champion", "--registry", place])["version"] == "v1"
+    assert promote(place, small(tmp_path / "v2", "v2"), *FORCED) == 0
+    assert [move["decision"] for move in moves(place)] == [None, None]
+
+
 # --- Any sequence of moves ------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.trainer.registry_models import FORCED, champion_content, killed, moves, promote, small, variant
 from tests.trainer.trained_models import World
-from trainer import registry, registry_decision
+from trainer import registry, registry_challenge, registry_decision
 from trainer.registry_store import Registry
 from transforms.errors import UsageError
 
@@ -122,6 +123,27 @@ def test_what_cannot_be_compared_is_no_decision(
     assert forced["promoted"] and forced["forced"] and forced["reason"] == "a test" and forced["notes"]
 
 
+def test_a_champion_that_is_gone_can_be_replaced(
+    place: str, gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("v0", "v1"):
+        assert promote(place, small(tmp_path / version, version), *FORCED) == 0
+    shutil.rmtree(f"{place}/models/v1")
+    model = small(tmp_path / "v2", "v2")
+    line = line_of(capsys, "--registry", place, "--model", model, "--decision", gate)
+    assert (
+        "no comparing with the champion v1: model version 'v1' was cut off while it was copied, or its copy is gone"
+        in line
+    )
+    assert "rollback --to VERSION makes another version champion (--force --reason TEXT promotes" in line
+    assert not os.path.exists(gate)
+    decision = decide(place, model, gate, *FORCED)
+    assert decision["promoted"] and decision["forced"] and "no comparing with the champion v1" in decision["notes"][0]
+    shutil.rmtree(f"{place}/models/v2")
+    assert registry.main(["rollback", "--registry", place, "--to", "v0", "--reason", "the copy is gone"]) == 0
+    assert [move["version"] for move in moves(place)] == ["v0", "v1", "v2", "v0"]
+
+
 # --- Asked again ----------------------------------------------------------------------------------------------------
 
 
@@ -151,8 +173,24 @@ def test_a_model_that_was_rolled_back_from_is_not_promoted_by_a_gate(place: str,
     assert (decision["promoted"], decision["champion"]) == (False, "v0")
     assert decision["reason"].startswith(f"rolled back from at {moves(place)[-1]['at']} (too high): only a person")
     assert [move["version"] for move in moves(place)] == ["v0", "v1", "v0"]
-    assert decide(place, first, f"{gate}-other")["promoted"]  # what was rolled back to is champion
+    again = decide(place, first, f"{gate}-other")  # what was rolled back to is champion, and no decision made it so
+    assert (again["promoted"], again["champion"], again["reason"]) == (False, "v0", "it is the champion already")
     assert decide(place, second, gate, *FORCED)["champion"] == "v1"
+
+
+@pytest.mark.parametrize("buyers", [100, 0], ids=["promoted", "refused"])
+def test_an_answer_outlives_the_directory_of_its_model(
+    buyers: int, place: str, gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small(tmp_path / "v1", "v1", buyers=buyers)
+    first = decide(place, model, gate)
+    shutil.rmtree(model)
+    assert decide(place, model, gate) == first
+    if first["promoted"]:
+        assert decide(place, model, gate, *FORCED) == first
+    else:
+        line = line_of(capsys, "--registry", place, "--model", model, "--decision", gate, *FORCED)
+        assert f"{model} is not a complete model directory" in line
 
 
 def test_what_was_superseded_may_be_judged_again(
@@ -182,8 +220,11 @@ def test_a_training_that_came_to_a_registered_model_is_no_other_content(
     assert promote(place, first) == 0
     line = line_of(capsys, "--registry", place, "--model", again)
     assert "is version v1 with other content" in line
+    capsys.readouterr()
     decision = decide(place, again, gate)
-    assert decision["promoted"] and decision["reason"] == "the first champion, compared with none"
+    assert not decision["promoted"] and decision["reason"] == "it is the champion already"
+    assert decision["champion"] == decision["challenger"] == "v1" and not decision["forced"]
+    assert capsys.readouterr().err.endswith("\nv1 stays champion: it is the champion already\n")
     assert json.loads(Path(place, "models", "v1", "manifest.json").read_text())["training_cutoffs"] == ["2011-05-01"]
     assert len(moves(place)) == 1
 
@@ -238,6 +279,21 @@ def test_a_directory_is_no_file(place: str, tmp_path: Path, capsys: pytest.Captu
     assert f"--decision '{tmp_path}' is not usable: accepted is a file, not a directory" in line
 
 
+def test_where_no_decision_can_be_kept_none_is_made(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("a file, where the decision's directory should be")
+    gate = f"{tmp_path}/run/gate.json"
+    line = line_of(capsys, "--registry", place, "--model", small(tmp_path / "v1", "v1"), "--decision", gate)
+    assert line.startswith(f"error: --decision '{gate}' cannot be written, so nothing was decided: ")
+    assert not os.path.exists(place)
+
+
+def test_nothing_but_the_decision_stays(place: str, gate: str, tmp_path: Path) -> None:
+    decide(place, small(tmp_path / "v1", "v1"), gate)
+    assert sorted(os.listdir(os.path.dirname(gate))) == [".lock", "gate.json"]
+
+
 def test_who_goes_on_from_it_is_told_where_it_is_not(gate: str) -> None:
     with pytest.raises(UsageError, match=f"{gate} does not exist: trainer.registry promote --decision"):
         registry_decision.read(gate)
@@ -254,9 +310,35 @@ def test_killed_around_the_move_and_run_again(function: str, place: str, gate: s
     model = small(tmp_path / "v1", "v1")
     assert killed(function, 0, functools.partial(promote, place, model, *FORCED, "--decision", gate)) == 9
     assert not os.path.exists(gate)
+    if function.endswith("write"):  # the champion has moved: not by another gate
+        assert not decide(place, model, f"{gate}-other")["promoted"]
     decision = decide(place, model, gate, *FORCED)
     assert decision["promoted"] and decision["forced"] and decision["reason"] == "a test"
-    assert [move["version"] for move in moves(place)] == ["v0", "v1"]
+    assert [(move["version"], move["decision"]) for move in moves(place)] == [("v0", None), ("v1", gate)]
+
+
+@pytest.mark.parametrize("with_decision", [True, False])
+def test_no_refusal_names_a_champion_that_was_rolled_back_meanwhile(
+    with_decision: bool, world: World, place: str, gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, equal = (variant(world.model, tmp_path / name, name) for name in ("first", "second", "equal"))
+    assert promote(place, first) == 0 and promote(place, second, *FORCED) == 0
+    plain = registry_challenge.compare
+
+    def overtaken(*arguments: Any) -> Any:
+        decision = plain(*arguments)
+        assert registry.main(["rollback", "--registry", place, "--reason", "too high"]) == 0
+        return decision
+
+    more = ("--decision", gate) if with_decision else ()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry_challenge, "compare", overtaken)
+        assert promote(place, equal, *more) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("error: equal was not made champion: first (rollback at ")
+    assert "is champion now, not second as when this began; run it again" in printed.err
+    assert not os.path.exists(gate)
+    assert decide(place, equal, gate)["champion"] == "first"
 
 
 def test_of_two_at_once_the_first_counts(

@@ -154,6 +154,7 @@ def test_a_decision_is_kept_on_cloud_storage(place: str, tmp_path: Path, capsys:
     assert promote(place, small(tmp_path / "v0", "v0"), *decide) == 0
     first = registry_decision.read(gate)
     assert first["promoted"] and first["model"] == f"{place}/models/v0" and first["registry"] == place
+    assert storage.list_files(f"{place.removesuffix('/registry')}/run") == [gate.removeprefix("gs://")]
     before = champion_content(place)
     assert promote(f"{place}/", str(tmp_path / "v0"), *decide) == 0  # asked again
     assert (registry_decision.read(gate), champion_content(place)) == (first, before)
@@ -169,7 +170,10 @@ def test_a_decision_is_kept_on_cloud_storage(place: str, tmp_path: Path, capsys:
 def test_a_decision_in_a_missing_bucket_is_one_line(
     place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = small(tmp_path / "v1", "v1", buyers=0)
-    assert promote(place, model, "--decision", "gs://no-such-bucket/gate.json") == 2
+    gate = "gs://no-such-bucket/gate.json"
+    assert promote(place, small(tmp_path / "v1", "v1"), "--decision", gate) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: gs://no-such-bucket/gate.json cannot be changed: ") and error.count("\n") == 1
+    assert error.startswith(
+        f"error: --decision '{gate}' cannot be written, so nothing was decided: gs://no-such-bucket/"
+    )
+    assert error.count("\n") == 1 and champion_content(place) is None
