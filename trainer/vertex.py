@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -14,7 +15,7 @@ from trainer.vertex_client import Vertex, say
 from trainer.vertex_jobs import Job
 from trainer.vertex_models import Deployment
 from transforms.cli import exit_code
-from transforms.errors import JobFailed, UsageError, rejected
+from transforms.errors import JobFailed, UsageError
 
 # A job takes minutes to start.
 POLL_SECONDS = 15.0
@@ -42,27 +43,28 @@ def run(argv: Sequence[str]) -> str:
 
 
 def _submit(known: argparse.Namespace) -> dict[str, Any]:
-    if known.tune and (known.best_of or known.module != vertex_arguments.TASK):
-        raise UsageError(f"--tune goes with --module {vertex_arguments.TASK}, and without --best_of")
     arguments = list(known.arguments)
+    vertex_arguments.judge(known.module, arguments)
     if known.best_of:
         arguments += _best_flags(known)
-    vertex_arguments.judge(known.module, arguments)
-    vertex_arguments.request_of(known, arguments, None)  # whatever is wrong with it, before anything is uploaded
-    request = vertex_arguments.request_of(known, arguments, _shipped(known))
+        vertex_arguments.judge(known.module, arguments)
+    request = vertex_arguments.request_of(known, arguments, None)
     if known.tune:
-        job = vertex_tuning.submit(request, known.tune, known.parallel_trials)
+        vertex_tuning.content(request, known.tune, known.parallel_trials)
+    # Whatever can be wrong with the job has been looked at before its code is built and uploaded.
+    request = vertex_arguments.request_of(known, arguments, _shipped(known))
+    # A key that was made of the job's content has no other job.
+    exact = known.key is not None
+    if known.tune:
+        job = vertex_tuning.submit(request, known.tune, known.parallel_trials, exact=exact)
     else:
-        job = vertex_jobs.submit(request)
+        job = vertex_jobs.submit(request, exact=exact)
     if known.wait is not False:
         job = wait(job, known.api_endpoint)
     return {"name": job.name, "state": job.state, "adopted": job.adopted, "page": job.page}
 
 
 def _best_flags(known: argparse.Namespace) -> list[str]:
-    given = [a for a in known.arguments if a.split("=", 1)[0].removeprefix("--") in vertex_tuning.SEARCHED]
-    if given:
-        raise rejected("--best_of with", given[0], "one of the two")
     flags = vertex_tuning.best_flags(known.best_of, known.api_endpoint)
     say(f"the best trial of {known.best_of}: {' '.join(flags)}")
     return flags
@@ -99,7 +101,7 @@ def wait(job: Job, api_endpoint: str | None = None) -> Job:
         raise JobFailed(
             f"the job {job.name} ended as {job.short_state}: {job.error or 'no reason was given'}; more on {job.page}"
         )
-    return Job(**{**vars(job), "adopted": adopted})
+    return dataclasses.replace(job, adopted=adopted)
 
 
 def _status(known: argparse.Namespace) -> str:
@@ -110,27 +112,26 @@ def _status(known: argparse.Namespace) -> str:
         raise UsageError(
             "status needs --project and --region, or a job's full name (see python -m trainer.vertex status --help)"
         )
-    found = vertex_status.overview(_deployment(known), known.most, compare=bool(known.registry))
+    found = vertex_status.overview(_deployment(known), known.most or vertex_arguments.DEFAULT_MOST)
     return json.dumps(found, indent=2) if known.json else vertex_status.overview_text(found)
 
 
 def _deployment(known: argparse.Namespace) -> Deployment:
     vertex = Vertex(known.project, known.region, known.api_endpoint)
+    model_id = known.model_id or vertex_models.DEFAULT_MODEL_ID
     if known.command == "status":
-        return Deployment(vertex, known.registry or "gs://none", known.model_id)
-    return Deployment(
-        vertex, known.registry, known.model_id, known.serving_image, known.service_account, known.labels or {}
-    )
+        return Deployment(vertex, known.registry, model_id)
+    return Deployment(vertex, known.registry, model_id, known.serving_image, known.service_account, known.labels or {})
 
 
 def _go_back(known: argparse.Namespace) -> None:
     from trainer import registry
 
     deployment = _deployment(known)  # judged before the champion is moved
-    _ = deployment.vertex.models
+    vertex_models.require_own(deployment)
     given = {"--to": known.to, "--by": known.by}
     optional = [word for name, value in given.items() if value for word in (name, value)]
-    registry.run(["rollback", "--registry", deployment.registry, "--reason", known.reason, *optional])
+    registry.run(["rollback", "--registry", known.registry, "--reason", known.reason, *optional])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 
 from trainer import vertex_jobs, vertex_models, vertex_tuning
+from trainer.registry_store import PROMOTE
+from trainer.task import MOST_TRIALS
 from trainer.vertex_client import checked_labels
 from trainer.vertex_jobs import JobRequest
 from transforms.cli import ArgumentParser, number, whole_number
@@ -16,6 +18,7 @@ from transforms.errors import UsageError, rejected
 
 TASK, REGISTRY = "trainer.task", "trainer.registry"
 MODULES = (TASK, REGISTRY)
+DEFAULT_MOST = 20
 _MOST_HOURS = 24.0 * 7  # Vertex AI's own
 _DESCRIPTION = """\
 The trainer on Vertex AI: runs trainer.task there as a custom job or a tuning job, and makes Vertex AI's Model
@@ -26,7 +29,8 @@ Registry agree with ours (trainer.registry), whose champion is the one that coun
     python -m trainer.vertex deploy   --project P --region R --registry gs://bucket/registry
     python -m trainer.vertex rollback --project P --region R --registry gs://bucket/registry --reason "forecasts doubled"
 
-Everything may be run again: a job that runs or has succeeded is taken over, and a version that is there stays.
+Everything may be run again: a job that runs, or has succeeded and whose output is there, is taken over, and a version
+that is there stays.
 Credentials are Google's application default ones. docs/vertex.md has the rest.
 
 Exit codes: 0 done; 1 Vertex AI refused or the job failed; 2 a bad argument.
@@ -56,7 +60,8 @@ the alias champion to it. The last line is one JSON object.
 
     python -m trainer.vertex deploy --project my-project --region europe-west1 --registry gs://shop/registry
 
-Nothing is compared: trainer.registry promote has done that. Again, it does nothing.
+Nothing is compared: trainer.registry promote has done that. Again, it does nothing. Each registry has a --model_id of
+its own: where the alias is on another registry's model, nothing is changed.
 """
 _ROLLBACK = """\
 Makes an earlier champion the champion again, as trainer.registry rollback does, and then deploys it.
@@ -81,9 +86,31 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(
                 f"the arguments of {known.module} are missing: they stand behind --, as in submit ... -- --features ..."
             )
+        _check_tuning(known, behind)
     elif found:
         raise rejected("--", " ".join(behind), f"{known.command} without arguments of a module")
+    if known.command == "status" and known.job:
+        _check_one_job(known)
     return argparse.Namespace(**vars(known), arguments=tuple(behind))
+
+
+def _check_tuning(known: argparse.Namespace, behind: Sequence[str]) -> None:
+    if known.tune and (known.best_of or known.module != TASK):
+        raise UsageError(f"--tune goes with --module {TASK}, and without --best_of")
+    if known.best_of and known.module != TASK:
+        raise rejected(f"--best_of with --module {known.module}", known.best_of, f"--best_of with --module {TASK}")
+    if known.parallel_trials and not known.tune:
+        raise rejected("--parallel_trials without --tune", known.parallel_trials, "--tune N --parallel_trials M")
+    given = [word for word in behind if word.split("=", 1)[0].removeprefix("--") in vertex_tuning.SEARCHED]
+    if known.best_of and given:
+        raise rejected("--best_of with", given[0], "one of the two")
+
+
+def _check_one_job(known: argparse.Namespace) -> None:
+    given = [name for name in ("project", "region", "registry", "model_id", "most") if getattr(known, name) is not None]
+    if given:
+        accepted = "--json and --api_endpoint: a job's full name says where it is"
+        raise rejected(f"--{given[0]} with status JOB", getattr(known, given[0]), accepted)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
@@ -102,7 +129,9 @@ def _parser() -> ArgumentParser:
         "job", nargs="?", metavar="JOB", help="one job by its full name, projects/...; all of ours if not given"
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
-    status.add_argument("--most", type=whole_number(1, 1000), default=20, metavar="N", help="jobs of each kind at most")
+    status.add_argument(
+        "--most", type=whole_number(1, 1000), metavar="N", help=f"jobs of each kind at most (default: {DEFAULT_MOST})"
+    )
     status.add_argument("--registry", metavar="gs://DIR", help="our registry, to compare the champion with")
     deploy = _command(commands, "deploy", "make Vertex AI's model registry agree with ours", _DEPLOY)
     rollback = _command(commands, "rollback", "go back to an earlier champion, and deploy it", _ROLLBACK)
@@ -119,7 +148,9 @@ def _parser() -> ArgumentParser:
         each.add_argument("--labels", type=_labels, metavar="K=V,..", help="labels of a version that is uploaded")
     for each in (status, deploy, rollback):
         each.add_argument(
-            "--model_id", default=vertex_models.DEFAULT_MODEL_ID, metavar="ID", help="the model at Vertex AI"
+            "--model_id",
+            metavar="ID",
+            help=f"the model at Vertex AI; each registry has its own (default: {vertex_models.DEFAULT_MODEL_ID})",
         )
     rollback.add_argument(
         "--to", metavar="VERSION", help="a registered version; the champion before this one if not given"
@@ -148,11 +179,14 @@ def _add_submit(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image", required=True, metavar="IMAGE", help="our image with its tag (templates.build makes it)"
     )
-    parser.add_argument("--module", choices=MODULES, default=TASK, help="what to run")
+    parser.add_argument(
+        "--module", choices=MODULES, default=TASK, help=f"what to run; of {REGISTRY} the command {PROMOTE}"
+    )
     parser.add_argument(
         "--key",
         metavar="TEXT",
-        help="names this piece of work: a job with the same key that runs or has succeeded is taken over (default: made of all that decides the job)",
+        help="names this piece of work: a job with the same key that runs, or has succeeded and whose output is there, is taken "
+        "over (default: made of all that decides the job)",
     )
     parser.add_argument(
         "--display_name", metavar="NAME", help="the job's name in the console (default: clv-task or clv-tuning)"
@@ -196,7 +230,7 @@ def _add_submit(parser: ArgumentParser) -> None:
     tuning = parser.add_argument_group("tuning", "See docs/tuning.md.")
     tuning.add_argument(
         "--tune",
-        type=whole_number(1, vertex_tuning.MOST_TRIALS),
+        type=whole_number(1, MOST_TRIALS),
         metavar="N",
         help="search for the network's settings in N trials, each on a machine of its own",
     )
@@ -241,6 +275,9 @@ def judge(module: str, arguments: Sequence[str]) -> None:
         from trainer.registry_options import RegistryOptions
 
         registry = RegistryOptions.parse(list(arguments))
+        if registry.command != PROMOTE:
+            accepted = f"{PROMOTE}, which compares models: the other commands take seconds, on any machine"
+            raise rejected(f"{module} in a job:", registry.command, accepted)
         places = [
             ("--registry", registry.registry),
             ("--model", registry.model),

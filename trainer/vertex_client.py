@@ -26,10 +26,13 @@ CALL_SECONDS = 60.0
 RETRY_SECONDS = 300.0
 # A new job may be missing from a list for a moment: who looks for a lost one looks a little later.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 2.0, 30.0
-_PROJECT, _REGION = re.compile(r"[a-z0-9][a-z0-9.:-]*"), re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_PROJECT, _REGION = r"[a-z0-9][a-z0-9.:-]*", r"[a-z]+-[a-z]+[0-9]+"
 _ENDPOINT = re.compile(r"(?:(https?)://)?((?:[A-Za-z0-9-]+\.)*[A-Za-z0-9-]+(?::[0-9]{1,5})?)/?")
 _LOOPBACK = re.compile(r"(?:localhost|127\.0\.0\.1)(?::[0-9]+)?")
-_NAME = re.compile(r"projects/(?P<project>[^/]+)/locations/(?P<region>[^/]+)/(?P<kind>[A-Za-z]+)/(?P<id>[^/@]+)")
+_NAME = re.compile(
+    rf"projects/(?P<project>{_PROJECT})/locations/(?P<region>{_REGION})/(?P<kind>[A-Za-z]+)/(?P<id>[A-Za-z0-9_-]+)"
+    r"(?:@[A-Za-z0-9-]+)?"
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class Vertex:
     api_endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        if not _PROJECT.fullmatch(self.project):
+        if not re.fullmatch(_PROJECT, self.project):
             raise rejected("--project", self.project, "a project's id, such as my-project")
-        if not _REGION.fullmatch(self.region):
+        if not re.fullmatch(_REGION, self.region):
             raise rejected("--region", self.region, "a region, such as europe-west1")
         scheme, host = self._address
         if scheme == "http" and not _LOOPBACK.fullmatch(host):
@@ -117,15 +120,18 @@ class Vertex:
         return dict(answer.json())
 
 
-def parts(name: str) -> dict[str, str]:
-    """project, region, kind and id of a resource's full name.
+def parts(name: str, argument: str = "the name") -> dict[str, str]:
+    """project, region, kind and id of a resource's full name, which may end in @version.
+
+    Args:
+      argument: what gave the name, for the error.
 
     Raises:
       UsageError: it is none.
     """
-    found = _NAME.match(name)
+    found = _NAME.fullmatch(name)
     if not found:
-        raise rejected("the name", name, "projects/PROJECT/locations/REGION/customJobs/NUMBER")
+        raise rejected(argument, name, "projects/PROJECT/locations/REGION/customJobs/NUMBER")
     return found.groupdict()
 
 

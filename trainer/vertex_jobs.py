@@ -5,11 +5,13 @@
     while (job := get(job.name)).is_active: ...
 
 Vertex AI takes no id for a new job. Each carries a label with a hash of its key instead: ``submit`` looks for it first,
-and takes over a job that runs or has succeeded. One that failed or was cancelled is not taken over.
+and takes over a job that runs, or has succeeded and whose output is still there (``vertex_adoption``). One that failed
+or was cancelled is not taken over.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import re
@@ -17,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer import vertex_client
+from trainer import vertex_adoption, vertex_client
 from trainer.vertex_client import KEY_LABEL, Vertex, call, call_list, create_once, say, spoken
 from transforms.errors import UsageError, rejected
 
@@ -57,7 +59,9 @@ class JobRequest:
     """A module to run on Vertex AI, with what decides how.
 
     ``key``: any text; of all requests with one key one job is wanted. ``package``: the source distribution whose code
-    runs instead of the image's, see ``trainer.vertex_package``. ``environment``: variables the job gets.
+    runs instead of the image's, see ``trainer.vertex_package``. ``environment``: variables the job gets. ``output``: what
+    the job leaves, a file or a directory with manifest.json, by which is seen that a job which succeeded need not run
+    again; None: what the arguments of a module of ours say (``vertex_adoption.output_of``).
 
     Raises:
       UsageError: a value that Vertex AI would refuse, or that would not mean the same tomorrow.
@@ -81,6 +85,7 @@ class JobRequest:
     disk_gb: int = DEFAULT_DISK_GB
     package: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    output: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.vertex
@@ -97,6 +102,7 @@ class JobRequest:
         if bool(self.accelerator_type) != bool(self.accelerator_count):
             value = f"{self.accelerator_type or 'no type'} x {self.accelerator_count}"
             raise rejected("--accelerator_type and --accelerator_count", value, "both, or none of them")
+        _ = _machine(self)
         vertex_client.checked_labels(list(self.labels.items()))
 
     @property
@@ -138,19 +144,22 @@ def key_label(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def submit(request: JobRequest) -> Job:
-    """The job of the request's key: one that runs or has succeeded, else a new one. Does not wait for it.
+def submit(request: JobRequest, *, exact: bool = False) -> Job:
+    """The job of the request's key: one to take over, else a new one. Does not wait for it.
 
     Two callers at the same moment may still make two jobs.
+
+    Args:
+      exact: refuse a job of this key that runs another image or other arguments; else it is taken over, and said.
 
     Raises:
       UsageError, JobFailed: as ``vertex_client.call``; no job was made, or its answer was lost for good.
     """
     body = {"display_name": request.display_name, "job_spec": job_spec(request), "labels": request.all_labels}
-    return make(request, CUSTOM, body)
+    return make(request, CUSTOM, body, exact=exact)
 
 
-def make(request: JobRequest, kind: str, body: Mapping[str, Any]) -> Job:
+def make(request: JobRequest, kind: str, body: Mapping[str, Any], *, exact: bool = False) -> Job:
     """As ``submit``, of a job of either kind with this content."""
     vertex = request.vertex
     methods: dict[str, tuple[Any, str]] = {
@@ -159,26 +168,53 @@ def make(request: JobRequest, kind: str, body: Mapping[str, Any]) -> Job:
     }
     method, field_name = methods[kind]
 
-    def create() -> Job:
+    def create() -> Any:
         content = {"parent": vertex.parent, field_name: body}
-        return job_of(method(request=content, retry=None, timeout=vertex_client.CALL_SECONDS))
+        return method(request=content, retry=None, timeout=vertex_client.CALL_SECONDS)
 
     what = f"creating the job {request.display_name}"
     with spoken(what):
-        job, found = create_once(lambda: find(vertex, request.key, kind), create, what)
+        made, found = create_once(_Search(request, kind), create, what)
+    job = job_of(made)
     if not found:
         say(f"job {job.name}: {job.short_state}: {job.page}")
         return job
+    if other := vertex_adoption.difference(made, body):
+        if exact:
+            raise UsageError(
+                f"--key {request.key!r} is the key of {job.name}, which has {other}: accepted is another key"
+            )
+        say(f"note: job {job.name} has {other}")
     again = "; another --key runs it once more" if job.succeeded else ""
     say(f"job {job.name} is there already: {job.short_state} since {job.since}: {job.page}{again}")
-    return Job(**{**vars(job), "adopted": True})
+    return dataclasses.replace(job, adopted=True)
 
 
-def find(vertex: Vertex, key: str, kind: str = CUSTOM) -> Job | None:
-    """The newest job of a key that runs or has succeeded."""
-    found = listed(vertex, kind, key_label(key))
-    usable = [raw for raw in found if raw.state.name in ADOPTABLE]
-    return job_of(max(usable, key=lambda raw: raw.create_time)) if usable else None
+class _Search:
+    """Looks for the job that a request takes over, as often as it is called."""
+
+    def __init__(self, request: JobRequest, kind: str) -> None:
+        self._request, self._kind = request, kind
+        self._passed_over: set[str] | None = None
+
+    def __call__(self) -> Any | None:
+        found = listed(self._request.vertex, self._kind, key_label(self._request.key))
+        usable = [raw for raw in found if raw.state.name in ADOPTABLE]
+        usable.sort(key=lambda raw: raw.create_time, reverse=True)
+        if self._passed_over is None:
+            # What succeeds later than this is our own job, the answer to whose creation was lost.
+            self._passed_over = self._without_output(usable)
+        return next((raw for raw in usable if raw.name not in self._passed_over), None)
+
+    def _without_output(self, usable: Sequence[Any]) -> set[str]:
+        # A tuning job's output is its trials, which it has itself.
+        if self._kind == TUNING or not usable or usable[0].state.name != SUCCEEDED:
+            return set()
+        missing = vertex_adoption.missing_output(self._request)
+        if missing is None:
+            return set()
+        say(f"job {usable[0].name} has succeeded, but {missing}: it is not taken over")
+        return {raw.name for raw in usable if raw.state.name == SUCCEEDED}
 
 
 def listed(vertex: Vertex, kind: str, label: str | None = None, most: int | None = None) -> list[Any]:
@@ -204,25 +240,32 @@ def get(name: str, api_endpoint: str | None = None) -> Job:
     return job_of(raw(name, api_endpoint))
 
 
-def raw(name: str, api_endpoint: str | None = None) -> Any:
-    """A job as the client has it, with a tuning job's trials."""
+def raw(name: str, api_endpoint: str | None = None, argument: str = "the name") -> Any:
+    """A job as the client has it, with a tuning job's trials; ``argument``: what gave its name."""
+    kind = kind_of(name, argument)
     jobs = Vertex.of(name, api_endpoint).jobs
-    method = {CUSTOM: jobs.get_custom_job, TUNING: jobs.get_hyperparameter_tuning_job}[kind_of(name)]
+    method = {CUSTOM: jobs.get_custom_job, TUNING: jobs.get_hyperparameter_tuning_job}[kind]
     return call(method, {"name": name}, f"the job {name}")  # type: ignore[arg-type]
 
 
 def cancel(name: str, api_endpoint: str | None = None) -> None:
     """Asks for a job's end; one that has ended stays as it is."""
+    kind = kind_of(name)
     jobs = Vertex.of(name, api_endpoint).jobs
-    method = {CUSTOM: jobs.cancel_custom_job, TUNING: jobs.cancel_hyperparameter_tuning_job}[kind_of(name)]
+    method = {CUSTOM: jobs.cancel_custom_job, TUNING: jobs.cancel_hyperparameter_tuning_job}[kind]
     if get(name, api_endpoint).is_active:
         call(method, {"name": name}, f"cancelling the job {name}")
 
 
-def kind_of(name: str) -> str:
-    kind = vertex_client.parts(name)["kind"]
-    if kind not in (CUSTOM, TUNING):
-        raise rejected("the job", name, f"projects/PROJECT/locations/REGION/{CUSTOM} or {TUNING}/NUMBER")
+def kind_of(name: str, argument: str = "the name") -> str:
+    """Which kind of job a full name is of; ``argument``: what gave it.
+
+    Raises:
+      UsageError: it is no job's.
+    """
+    kind = vertex_client.parts(name, argument)["kind"]
+    if kind not in (CUSTOM, TUNING) or "@" in name:
+        raise rejected(argument, name, f"projects/PROJECT/locations/REGION/{CUSTOM} or {TUNING}/NUMBER")
     return kind
 
 
@@ -250,7 +293,8 @@ def job_spec(request: JobRequest, tail: Sequence[str] = (), extra: Sequence[str]
       extra: more arguments, before those that a tuning job appends.
     """
     command, arguments = container(request, tail)
-    environment = {**request.environment, **({"CLV_PACKAGE": request.package} if request.package else {})}
+    shipped = {vertex_adoption.PACKAGE_VARIABLE: request.package} if request.package else {}
+    environment = {**request.environment, **shipped}
     pool = {
         "machine_spec": _machine(request),
         "replica_count": 1,

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from trainer import vertex_jobs, vertex_models, vertex_tuning
-from trainer.registry_store import Registry
 from trainer.vertex_jobs import CUSTOM, TUNING, Job
 from trainer.vertex_models import CHAMPION, Deployment, alias_of
 
 
-def overview(deployment: Deployment, most: int, compare: bool) -> dict[str, Any]:
-    """Jobs (newest first), model versions, and with ``compare`` the two champions and whether they agree."""
+def overview(deployment: Deployment, most: int) -> dict[str, Any]:
+    """Jobs (newest first), model versions and, of a deployment with a registry, the two champions and whether they agree."""
     jobs = [
         vertex_jobs.job_of(raw)
         for kind in (CUSTOM, TUNING)
@@ -25,14 +24,14 @@ def overview(deployment: Deployment, most: int, compare: bool) -> dict[str, Any]
         "model": deployment.model,
         "versions": sorted(versions, key=lambda version: version["created"], reverse=True),
     }
-    if compare:
+    if deployment.registry:
         found["champion"] = _champion(deployment, versions)
     return found
 
 
 def one_job(name: str, api_endpoint: str | None) -> dict[str, Any]:
     """A job; of a tuning job also its trials, and the flags of the best where there is one."""
-    raw = vertex_jobs.raw(name, api_endpoint)
+    raw = vertex_jobs.raw(name, api_endpoint, "JOB")
     found = _job(vertex_jobs.job_of(raw))
     if vertex_jobs.kind_of(name) == TUNING:
         trials = vertex_tuning.trials_of(raw)
@@ -60,12 +59,16 @@ def _version(raw: Any) -> dict[str, Any]:
 
 
 def _champion(deployment: Deployment, versions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    ours = Registry(deployment.registry).champions().version
+    """``agrees`` is None where our registry has no champion that there could be agreement on."""
+    ours = deployment.own_registry.champions().version
     there = next((version for version in versions if CHAMPION in version["aliases"]), None)
+    other = vertex_models.other_registry(deployment, there["artifact"]) if there else None
     return {
+        "place": deployment.registry,
         "registry": ours,
         "vertex_version": there["vertex_version"] if there else None,
-        "agrees": there is None if ours is None else bool(there and alias_of(ours) in there["aliases"]),
+        "other_registry": other,
+        "agrees": None if ours is None else bool(there and not other and alias_of(ours) in there["aliases"]),
     }
 
 
@@ -91,12 +94,16 @@ def overview_text(found: dict[str, Any]) -> str:
 
 def _agreement(champion: dict[str, Any]) -> str:
     there = f"version {champion['vertex_version']}" if champion["vertex_version"] else "none"
+    if champion["registry"] is None:
+        return f"champion: the registry {champion['place']} has none; {there} at Vertex AI"
+    both = f"champion: {champion['registry']} in the registry, {there} at Vertex AI"
     if champion["agrees"]:
-        return f"champion: {champion['registry'] or 'none'} in the registry, {there} at Vertex AI: they agree"
-    return (
-        f"champion: {champion['registry'] or 'none'} in the registry, {there} at Vertex AI: THEY DIFFER, "
-        "python -m trainer.vertex deploy makes them agree"
-    )
+        return f"{both}: they agree"
+    if champion["other_registry"]:
+        return (
+            f"{both}: THEY DIFFER, for that is a model of {champion['other_registry']}: each registry has a --model_id"
+        )
+    return f"{both}: THEY DIFFER, python -m trainer.vertex deploy makes them agree"
 
 
 def job_text(found: dict[str, Any]) -> str:

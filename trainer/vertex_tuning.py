@@ -17,7 +17,6 @@ from transforms.errors import UsageError, rejected
 # A trial's loss is the network's, and a mix may leave the network out; two members show what settings are worth.
 TRIAL_ARGUMENTS = ("--model", "ziln", "--members", str(tune.TRIAL_MEMBERS))
 SEARCHED = ("hidden_units", "learning_rate", "weight_decay")
-MOST_TRIALS = 200
 DEFAULT_PARALLEL = 4
 # Each trial has a directory of its own, which only its machine is told of.
 _OUTPUT = ("--output", '"$AIP_MODEL_DIR"')
@@ -38,16 +37,22 @@ class Trial:
         return [f"--{name}={self.parameters[name]}" for name in SEARCHED if name in self.parameters]
 
 
-def submit(request: JobRequest, trials: int, parallel: int | None = None) -> Job:
+def submit(request: JobRequest, trials: int, parallel: int | None = None, *, exact: bool = False) -> Job:
     """The tuning job of the request's key: one there is already, or a new one.
 
     Args:
       request: of ``trainer.task`` with the arguments of the training to come; the trials' outputs lie below
         ``<output>.tuning``, and their kind and number of members are the trials' own.
+      exact: see ``vertex_jobs.submit``.
 
     Raises:
       UsageError: the arguments leave nothing to search.
     """
+    return vertex_jobs.make(request, TUNING, content(request, trials, parallel), exact=exact)
+
+
+def content(request: JobRequest, trials: int, parallel: int | None = None) -> dict[str, Any]:
+    """A tuning job as Vertex AI is asked for it; arguments and errors as of ``submit``."""
     options = TaskOptions.parse(list(request.arguments))
     given = [name for name in SEARCHED if any(a.split("=", 1)[0] == f"--{name}" for a in request.arguments)]
     if given:
@@ -58,7 +63,7 @@ def submit(request: JobRequest, trials: int, parallel: int | None = None) -> Job
         )
     if parallel and parallel > trials:
         raise rejected("--parallel_trials", parallel, f"at most --tune {trials}")
-    body = {
+    return {
         "display_name": request.display_name,
         "study_spec": study_spec(),
         "max_trial_count": trials,
@@ -69,7 +74,6 @@ def submit(request: JobRequest, trials: int, parallel: int | None = None) -> Job
         },
         "labels": request.all_labels,
     }
-    return vertex_jobs.make(request, TUNING, body)
 
 
 def study_spec() -> dict[str, Any]:
@@ -132,9 +136,9 @@ def best_flags(name: str, api_endpoint: str | None = None) -> list[str]:
     Raises:
       UsageError: no such tuning job, one that still runs, or one without a finished trial.
     """
-    if vertex_jobs.kind_of(name) != TUNING:
+    if vertex_jobs.kind_of(name, "--best_of") != TUNING:
         raise rejected("--best_of", name, f"a tuning job: projects/PROJECT/locations/REGION/{TUNING}/NUMBER")
-    raw = vertex_jobs.raw(name, api_endpoint)
+    raw = vertex_jobs.raw(name, api_endpoint, "--best_of")
     job = vertex_jobs.job_of(raw)
     if job.is_active:
         raise UsageError(f"--best_of {name!r} still runs ({job.short_state}): accepted is a tuning job that has ended")

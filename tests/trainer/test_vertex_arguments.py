@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Nothing may be asked of Vertex AI: nobody listens here.
 PLACE = ["--project", PROJECT, "--region", REGION, "--api_endpoint", "http://localhost:1"]
 SUBMIT = ["submit", *PLACE, "--image", IMAGE]
+JOB = "projects/1/locations/europe-west1/customJobs/7"
+TUNING = "projects/1/locations/europe-west1/hyperparameterTuningJobs/7"
+PROMOTE = ("--module", "trainer.registry", "--", "promote", "--registry", "gs://b/r", "--model", "gs://b/m")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,14 @@ SUBMIT = ["submit", *PLACE, "--image", IMAGE]
         (
             [*SUBMIT, "--module", "trainer.registry", "--", "promote", "--registry", "gs://b/r", "--model", "model"],
             "trainer.registry --model 'model' is not usable",
+        ),
+        (
+            [*SUBMIT, "--module", "trainer.registry", "--", "rollback", "--registry", "gs://b/r", "--reason", "x"],
+            "trainer.registry in a job: 'rollback' is not usable: accepted is promote",
+        ),
+        (
+            [*SUBMIT, "--module", "trainer.registry", "--", "list", "--registry", "gs://b/r"],
+            "trainer.registry in a job: 'list' is not usable: accepted is promote",
         ),
         ([*SUBMIT, "--image", "clv:latest", "--", *TASK], "--image 'clv:latest' is not usable"),
         ([*SUBMIT, "--image", "europe-docker.pkg.dev/p/clv/publish", "--", *TASK], "a tag other than latest"),
@@ -57,14 +68,28 @@ SUBMIT = ["submit", *PLACE, "--image", IMAGE]
         ([*SUBMIT, "--tune", "2", "--parallel_trials", "3", "--", *TASK], "--parallel_trials 3"),
         ([*SUBMIT, "--tune", "3", "--parallel_trials", "1", "--", *TASK, "--hidden_units", "8"], "--hidden_units does not go"),
         ([*SUBMIT, "--tune", "2", "--parallel_trials", "1", "--", *TASK, "--tune", "2"], "within one job"),
-        ([*SUBMIT, "--best_of", "7", "--", *TASK], "the name '7'"),
+        ([*SUBMIT, "--best_of", "7", "--", *TASK], "--best_of '7' is not usable: accepted is projects/"),
+        ([*SUBMIT, "--best_of", f"{TUNING}/trials/1", "--", *TASK], f"--best_of '{TUNING}/trials/1' is not usable"),
+        ([*SUBMIT, "--best_of", f"{TUNING}@2", "--", *TASK], f"--best_of '{TUNING}@2' is not usable"),
+        ([*SUBMIT, "--best_of", JOB, "--", *TASK], f"--best_of '{JOB}' is not usable: accepted is a tuning job"),
+        ([*SUBMIT, "--best_of", TUNING, *PROMOTE], "--best_of with --module trainer.registry"),
+        ([*SUBMIT, "--best_of", TUNING, "--", "--features", "x"], "--evaluation"),
+        ([*SUBMIT, "--parallel_trials", "3", "--", *TASK], "--parallel_trials without --tune 3"),
         ([*SUBMIT, "--best_of", "7", "--", *TASK, "--weight_decay=0"], "--best_of with '--weight_decay=0'"),
         (["deploy", *PLACE, "--registry", "registry"], "--registry 'registry' is not usable: accepted is gs://"),
         (["deploy", *PLACE, "--registry", "gs://b/r", "--model_id", "9"], "--model_id '9'"),
         (["deploy", *PLACE, "--registry", "gs://b/r", "--", "x"], "deploy without arguments of a module"),
         (["rollback", *PLACE, "--registry", "gs://b/r"], "--reason"),
         (["status", "--project", PROJECT], "status needs --project and --region"),
-        (["status", "7"], "the name '7' is not usable"),
+        (["status", "7"], "JOB '7' is not usable: accepted is projects/"),
+        (["status", f"{JOB}/more"], f"JOB '{JOB}/more' is not usable"),
+        (["status", f"{JOB} "], f"JOB '{JOB} ' is not usable"),
+        (["status", JOB.replace("customJobs", "models")], "JOB 'projects/1/locations/europe-west1/models/7' is not"),
+        (["status", JOB, "--project", PROJECT], "--project with status JOB 'test-project' is not usable"),
+        (["status", JOB, "--region", REGION], "--region with status JOB"),
+        (["status", JOB, "--registry", "gs://b/r"], "--registry with status JOB"),
+        (["status", JOB, "--most", "20"], "--most with status JOB 20"),
+        (["status", JOB, "--model_id", "clv"], "--model_id with status JOB"),
         (["sbumit"], "sbumit"),
     ],
 )  # fmt: skip
@@ -168,6 +193,12 @@ def test_the_study_is_what_the_trainer_searches() -> None:
 ])  # fmt: skip
 def test_where_vertex_ai_is(given: str | None, scheme: str, host: str) -> None:
     assert vertex_client.Vertex(PROJECT, REGION, given)._address == (scheme, host)
+
+
+def test_a_full_name_may_name_a_version() -> None:
+    plain = {"project": "p", "region": "europe-west1", "kind": "models", "id": "clv"}
+    for name in ("projects/p/locations/europe-west1/models/clv", "projects/p/locations/europe-west1/models/clv@3"):
+        assert vertex_client.parts(name) == plain
 
 
 def test_without_credentials_it_is_one_line(

@@ -104,16 +104,18 @@ def test_a_job_is_the_module_in_our_image_with_all_that_was_asked_for(
 
 
 def test_the_same_submit_finds_its_job_and_another_makes_its_own(
-    service: VertexStub, capsys: pytest.CaptureFixture[str]
+    service: VertexStub, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit(service) == 0
-    assert submit(service) == 0
+    task = (*vertex_runs.TASK[:-1], f"gs://{bucket}/model")
+    assert submit(service, task=task) == 0
+    storage.write_bytes(f"gs://{bucket}/model/manifest.json", b"{}")
+    assert submit(service, task=task) == 0
     captured = capsys.readouterr()
     assert len(service.jobs) == 1 and last_json(captured.out)["adopted"]
     assert "is there already: SUCCEEDED" in captured.err and "another --key" in captured.err
-    assert submit(service, "--key", "again") == 0
-    assert submit(service, task=(*vertex_runs.TASK, "--seed", "1")) == 0
-    assert submit(service, "--machine_type", "n2-standard-4") == 0  # the machine decides nothing
+    assert submit(service, "--key", "again", task=task) == 0
+    assert submit(service, task=(*task, "--seed", "1")) == 0
+    assert submit(service, "--machine_type", "n2-standard-4", task=task) == 0  # the machine decides nothing
     assert len(service.jobs) == 3
 
 
@@ -214,19 +216,23 @@ def test_ctrl_c_leaves_the_job_running(monkeypatch: pytest.MonkeyPatch, capsys: 
         assert not job.cancelled.is_set() and "customJobs.cancel" not in service.calls
 
 
-def test_of_more_jobs_than_a_page_holds_the_newest_of_a_key_is_found() -> None:
+def test_of_more_jobs_than_a_page_holds_the_newest_of_a_key_is_found(bucket: str) -> None:
+    output = f"gs://{bucket}/output"
+    storage.write_bytes(output, b"done")
     with VertexStub(lambda _: Ending(), polls=1, seconds=0.01, page=2) as service:
-        made = [vertex_jobs.submit(request(service, key=f"key {n}")) for n in range(5)]
+        made = [vertex_jobs.submit(request(service, key=f"key {n}", output=output)) for n in range(5)]
         for n, job in enumerate(made):
-            assert vertex_jobs.submit(request(service, key=f"key {n}")).name == job.name
+            assert vertex_jobs.submit(request(service, key=f"key {n}", output=output)).name == job.name
         assert len(service.jobs) == 5
 
 
-def test_where_the_filter_is_refused_the_job_is_found_without(service: VertexStub) -> None:
+def test_where_the_filter_is_refused_the_job_is_found_without(service: VertexStub, bucket: str) -> None:
+    output = f"gs://{bucket}/output"
+    storage.write_bytes(output, b"done")
     other, mine = (vertex_jobs.submit(request(service, key=key)) for key in ("other", "mine"))
     nth = service.calls.count("customJobs.list") + 1
     service.faults.append(Fault("customJobs.list", nth=nth, refuse=400, message="invalid filter"))
-    assert vertex_jobs.submit(request(service, key="mine")).name == mine.name != other.name
+    assert vertex_jobs.submit(request(service, key="mine", output=output)).name == mine.name != other.name
 
 
 def test_an_unknown_job_and_no_job_are_one_line(service: VertexStub) -> None:
@@ -240,7 +246,7 @@ def test_an_unknown_job_and_no_job_are_one_line(service: VertexStub) -> None:
 def test_without_an_answer_at_all_it_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vertex_client, "RETRY_SECONDS", 0.3)
     with pytest.raises(JobFailed, match="listing the jobs of projects/test-project"):
-        vertex_jobs.find(vertex_client.Vertex(PROJECT, REGION, "http://localhost:1"), "k")
+        vertex_jobs.listed(vertex_client.Vertex(PROJECT, REGION, "http://localhost:1"), vertex_jobs.CUSTOM)
 
 
 def test_a_training_really_runs_and_its_model_forecasts(

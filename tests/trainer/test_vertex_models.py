@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from tests.trainer import registry_models, vertex_runs
-from tests.trainer.vertex_runs import last_json, submit
+from tests.trainer.vertex_runs import aliases, deploy, deployment, last_json, promote, submit, versions
 from tests.vertex.stub import Ending, Fault, VertexStub
-from trainer import registry, vertex, vertex_client, vertex_models
-from trainer.vertex_models import Deployment
-from transforms import storage
+from trainer import registry, vertex, vertex_models
 
 pytestmark = pytest.mark.emulators
 
@@ -35,31 +33,6 @@ def service() -> Iterator[VertexStub]:
 @pytest.fixture
 def place(bucket: str) -> str:
     return f"gs://{bucket}/registry"
-
-
-def promote(place: str, folder: Path, version: str, network: bool = True) -> None:
-    """Makes a champion that nothing can load, with or without a network."""
-    model = registry_models.small(folder / version, version)
-    if network:
-        storage.write_bytes(storage.join(model, "saved_model", "saved_model.pb"), b"graph")
-    assert registry_models.promote(place, model, *registry_models.FORCED) == 0
-
-
-def deploy(service: VertexStub, place: str, *more: str) -> int:
-    return vertex.main(["deploy", *vertex_runs.place(service), "--registry", place, *more])
-
-
-def deployment(service: VertexStub, place: str) -> Deployment:
-    return Deployment(vertex_client.Vertex(vertex_runs.PROJECT, vertex_runs.REGION, service.url), place)
-
-
-def versions(service: VertexStub) -> dict[str, dict[str, Any]]:
-    """By their numbers, as the service has them."""
-    return {number: v for record in service.models.records.values() for number, v in record.versions.items()}
-
-
-def aliases(service: VertexStub) -> dict[str, list[str]]:
-    return {number: version["versionAliases"] for number, version in versions(service).items()}
 
 
 def test_the_champion_is_uploaded_and_named(
@@ -118,17 +91,6 @@ def test_a_champion_without_a_network_is_there_for_the_record(service: VertexStu
     assert versions(service)["2"]["containerSpec"] == {"imageUri": "europe-docker.pkg.dev/p/r/ours:1"}
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-def test_a_lost_upload_is_waited_for_and_not_repeated(
-    service: VertexStub, place: str, tmp_path: Path, nth: int
-) -> None:
-    service.faults.append(Fault("models.upload", nth=nth, drop=True))
-    for version in ("first-1", "second-2"):
-        promote(place, tmp_path, version)
-        assert deploy(service, place) == 0
-    assert len(versions(service)) == 2 and service.calls.count("models.upload") == 2
-
-
 def test_a_lost_move_of_the_alias_is_repeated(service: VertexStub, place: str, tmp_path: Path) -> None:
     service.faults.append(Fault("models.mergeVersionAliases", drop=True))
     promote(place, tmp_path, "first-1")
@@ -164,19 +126,6 @@ def test_what_is_not_allowed_moves_nothing(
     assert "champion" in aliases(service)["2"] and len(versions(service)) == 2
 
 
-def test_an_upload_that_fails_at_vertex_ai_is_one_line(
-    service: VertexStub, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    promote(place, tmp_path, "first-1")
-    ended = {"done": True, "error": {"code": 7, "message": "The service agent cannot read\nthe artifacts."}}
-    monkeypatch.setattr(vertex_client.Vertex, "operation", lambda *_: ended)
-    assert deploy(service, place) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: uploading first-1 to ") and error.endswith(
-        "The service agent cannot read the artifacts."
-    )
-
-
 def test_a_registry_without_a_champion_is_one_line(
     service: VertexStub, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +151,72 @@ def test_a_champion_that_changes_meanwhile_is_followed(
     monkeypatch.setattr(vertex_models, "_point", while_it_moves)
     answer = vertex_models.deploy(deployment(service, place))
     assert answer["version"] == "second-2" and "champion" in aliases(service)[answer["vertex_version"]]
+
+
+def champion_moves_away(patch: pytest.MonkeyPatch, service: VertexStub, place: str, times: int) -> None:
+    """Somebody moves Vertex AI's alias to version 1, right after it was moved here."""
+    plain, left = vertex_models._point, iter(range(times))
+
+    def and_back(*arguments: Any) -> bool:
+        moved = plain(*arguments)
+        if next(left, None) is not None:
+            there = deployment(service, place)
+            request: Any = {"name": f"{there.model}@1", "version_aliases": ["champion"]}
+            there.vertex.models.merge_version_aliases(request=request)
+        return moved
+
+    patch.setattr(vertex_models, "_point", and_back)
+
+
+def test_an_alias_that_is_moved_away_meanwhile_is_moved_again(
+    service: VertexStub, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(place, tmp_path, "first-1")
+    assert deploy(service, place) == 0
+    promote(place, tmp_path, "second-2")
+    champion_moves_away(monkeypatch, service, place, times=2)
+    assert deploy(service, place) == 0
+    assert "champion" in aliases(service)["2"] and len(versions(service)) == 2
+
+
+def test_who_always_loses_the_alias_gives_up(
+    service: VertexStub, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(place, tmp_path, "first-1")
+    assert deploy(service, place) == 0
+    promote(place, tmp_path, "second-2")
+    champion_moves_away(monkeypatch, service, place, times=1000)
+    assert deploy(service, place) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: the champions of {place} and projects/") and "moved 10 times" in error
+
+
+def test_two_registries_do_not_fight_over_one_alias(
+    service: VertexStub, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = f"{place}-30d"
+    promote(place, tmp_path, "first-1")
+    assert deploy(service, place) == 0
+    for n, version in enumerate(("other-1", "other-2"), 1):
+        promote(other, tmp_path, version, network=n == 1)
+    done = len(service.requests)
+    back = ["rollback", *vertex_runs.place(service), "--registry", other, "--reason", "r"]
+    for command in (lambda: deploy(service, other), lambda: vertex.main(back)):
+        capsys.readouterr()
+        assert command() == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"champion of {place}, " in error and f"--registry {other}:" in error
+        assert "--model_id 'clv'" in error
+    # Neither registry was touched.
+    assert not [made for made in service.requests[done:] if made.body is not None]
+    assert registry.run(["champion", "--registry", other])["version"] == "other-2"
+    assert vertex.main(["status", *vertex_runs.place(service), "--registry", other]) == 0
+    assert f"THEY DIFFER, for that is a model of {place}" in capsys.readouterr().out
+    # Each with a model of its own; a slash at the end makes no other registry, nor does a model without a network.
+    assert deploy(service, other, "--model_id", "clv-30d") == 0
+    assert vertex.main([*back, "--model_id", "clv-30d"]) == 0
+    assert deploy(service, f"{other}/", "--model_id", "clv-30d") == 0
+    assert deploy(service, place, "--model_id", "clv-30d") == 2
 
 
 def test_two_that_upload_the_same_version_agree_on_one(
@@ -271,7 +286,8 @@ def test_status_shows_jobs_versions_and_whether_they_agree(
     status = ["status", *vertex_runs.place(service), "--registry", place]
     assert vertex.main(status) == 0
     out = capsys.readouterr().out
-    assert "no job of ours" in out and "no model projects/" in out and "they agree" in out
+    assert "no job of ours" in out and "no model projects/" in out
+    assert f"champion: the registry {place} has none; none at Vertex AI" in out and "agree" not in out
     promote(place, tmp_path, "first-1")
     assert deploy(service, place) == 0
     for n in range(3):
@@ -288,10 +304,17 @@ def test_status_shows_jobs_versions_and_whether_they_agree(
     capsys.readouterr()
     assert vertex.main([*status, "--json", "--most", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["champion"] == {"registry": "second-2", "vertex_version": "1", "agrees": False}
+    assert found["champion"] == {
+        "place": place, "registry": "second-2", "vertex_version": "1", "other_registry": None, "agrees": False,
+    }  # fmt: skip
     assert [job["display_name"] for job in found["jobs"]] == ["training 2", "training 1"]
     assert vertex.main(status) == 0
     assert "THEY DIFFER" in capsys.readouterr().out
+    mistyped = [*status[:-1], f"{place}y"]
+    assert vertex.main(mistyped) == 0
+    assert f"champion: the registry {place}y has none; version 1 at Vertex AI" in capsys.readouterr().out
+    assert vertex.main([*mistyped, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["champion"]["agrees"] is None
     assert vertex.main(["status", found["jobs"][0]["name"], "--api_endpoint", service.url]) == 0
     assert capsys.readouterr().out.startswith("training 2  SUCCEEDED since ")
 

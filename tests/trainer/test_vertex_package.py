@@ -70,6 +70,24 @@ def test_the_same_code_is_uploaded_once(bucket: str, checkout: Path) -> None:
 
 
 @pytest.mark.emulators
+@pytest.mark.parametrize("mistake", [
+    ("--tune", "2", "--parallel_trials", "3"),
+    ("--parallel_trials", "3"),
+    ("--accelerator_type", "T4", "--accelerator_count", "1"),
+    ("--tune", "2", "--", "--learning_rate", "0.1"),
+    ("--tune", "2", "--", "--tune", "3"),
+    ("--", "--seed", "x"),
+], ids=" ".join)  # fmt: skip
+def test_nothing_is_uploaded_before_all_is_judged(bucket: str, mistake: tuple[str, ...]) -> None:
+    own, _, behind = " ".join(mistake).partition("-- ")
+    with VertexStub() as service:
+        package = ("--package", f"gs://{bucket}/code")
+        assert submit(service, *package, *own.split(), task=(*vertex_runs.TASK, *behind.split())) == 2
+        assert not service.requests
+    assert not storage.exists(f"gs://{bucket}/code")
+
+
+@pytest.mark.emulators
 def test_a_job_runs_the_shipped_code_and_not_the_images(
     world: World, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.dataflow.flex_templates import Image
+from tests.trainer import registry_models
 from tests.vertex.stub import VertexStub
 from trainer import vertex, vertex_client, vertex_models
+from trainer.vertex_models import Deployment
 from transforms import storage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(vertex_client, "RETRY_SECONDS", 3.0)
     patch.setattr(vertex_models, "POLL_SECONDS", 0.05)
     patch.setattr(vertex_models, "LOST_UPLOAD_SECONDS", 5.0)
+    patch.setattr(vertex_models, "UPLOAD_SECONDS", 20.0)
 
 
 def place(service: VertexStub) -> list[str]:
@@ -55,3 +58,28 @@ def last_json(out: str) -> dict[str, Any]:
 
 def upload(local: str, uri: str) -> str:
     return str(storage.copy_directory(local, uri))
+
+
+def promote(registry: str, folder: Path, version: str, network: bool = True) -> None:
+    """Makes a champion that nothing can load, with or without a network."""
+    model = registry_models.small(folder / version, version)
+    if network:
+        storage.write_bytes(storage.join(model, "saved_model", "saved_model.pb"), b"graph")
+    assert registry_models.promote(registry, model, *registry_models.FORCED) == 0
+
+
+def deploy(service: VertexStub, registry: str, *more: str) -> int:
+    return vertex.main(["deploy", *place(service), "--registry", registry, *more])
+
+
+def deployment(service: VertexStub, registry: str) -> Deployment:
+    return Deployment(vertex_client.Vertex(PROJECT, REGION, service.url), registry)
+
+
+def versions(service: VertexStub) -> dict[str, dict[str, Any]]:
+    """By their numbers, as the service has them."""
+    return {number: v for record in service.models.records.values() for number, v in record.versions.items()}
+
+
+def aliases(service: VertexStub) -> dict[str, list[str]]:
+    return {number: version["versionAliases"] for number, version in versions(service).items()}
