@@ -160,8 +160,8 @@ class LaunchTemplate(DataflowStartFlexTemplateOperator):
 class RunOnVertex(BaseOperator):
     """Runs a step's command as a Vertex AI custom job, and waits for it without holding a worker.
 
-    ``trainer.vertex_jobs`` submits it under a key of the run and the task: a try that finds a job with its key, running
-    or done, takes that one.
+    ``trainer.vertex_jobs`` submits it under a key of the run and the task: a try that finds a job with its key, one that
+    runs or one whose output is there, takes that one.
 
     Args:
       step: see ``dag_plans.StepJson``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ MODELS = ("auto", "blend", "ziln", "boosting", "pareto", "mbgnbd", "bgnbd")  # t
 GUARDS = ("dead_letters", "missing", "zeros", "customers", "total_value", "as_of", "model_version")
 WHEN_DUE, ALWAYS = "when due", "always"
 AUTO, NEVER = "when newest", "never"
+_MOST_CHARACTERS = 63  # of a model's id at Vertex AI
 _DATE = {"type": ["null", "string"], "format": "date"}
 _DAYS = {"minimum": 1, "maximum": 36500}
 _OVERRIDE = f"({'|'.join(GUARDS)})= *[^; ][^;]*"
@@ -237,7 +239,9 @@ def step_json(step: Step) -> StepJson:
 def _model_id(deployment: Deployment, params: Mapping[str, Any]) -> str:
     """Vertex AI's model of a registry: one alias ``champion`` each."""
     place = registry(deployment, params).removeprefix(deployment.inside("registry", ""))
-    return "clv-" + "".join(c if c.isalnum() else "-" for c in place.lower())
+    name = "clv-" + re.sub("[^a-z0-9]", "-", place.lower())
+    unique = hashlib.sha256(place.encode()).hexdigest()[:8]
+    return name if len(name) <= _MOST_CHARACTERS else f"{name[: _MOST_CHARACTERS - 9]}-{unique}"
 
 
 def _orders_table(deployment: Deployment, params: Mapping[str, Any]) -> str:

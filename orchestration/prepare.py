@@ -12,6 +12,9 @@ without a usable one among them are refused, and change no order. Every line is 
 dead letters + excluded (lines without a customer), or the exit code is 1. A CSV line with more or fewer fields than
 the header is no line at all: it fails the load, which names it.
 
+A file that is not there yet, in a bucket that exists, ends it with 1, as does all that may pass by itself: the same
+command may be tried again. What a person has to mend (an argument, a file, a right) ends it with 2.
+
 A scheduler may run the three parts one by one, each as often as it likes, with the same other arguments:
 
     python -m orchestration.prepare ... --only dataset    # the dataset, the tables orders and order_dead_letters
@@ -62,8 +65,14 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM, by which schedulers stop a task, interrupts as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, by which schedulers stop a task, interrupts as Ctrl-C does, once."""
+
+    def interrupt(*_: object) -> None:
+        # Schedulers send it again: the jobs are being called off, which the first one asked for.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -75,6 +84,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
 
     Raises:
       UsageError: a bad argument or file, a part that has to run before, or BigQuery refuses a job.
+      JobFailed: there is no file yet, or Cloud Storage fails for the time being.
       NotReconciled: lines were lost or doubled.
     """
     options = prepare_options.parse(argv, __doc__)

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestration import cloud_storage
 from pipelines.order_files import OrdersFormat
 from transforms import storage
-from transforms.errors import UsageError, one_line, rejected
+from transforms.errors import JobFailed, UsageError, rejected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,15 +65,14 @@ def inspect(uri: str, how: OrdersFormat) -> RawOrders:
       uri: a file, a folder or a pattern in Cloud Storage.
 
     Raises:
-      UsageError: no file, a missing column, a type that cannot become the schema's or that BigQuery would not
-        load as it is, files that differ, or more of them than one job loads.
+      UsageError: no such bucket, files of another kind, a missing column, a type that cannot become the schema's or
+        that BigQuery would not load as it is, files that differ, or more of them than one job loads.
+      JobFailed: there is no file yet, or Cloud Storage fails for the time being.
     """
     if not uri.startswith("gs://"):
         raise rejected("--orders", uri, "a file, a folder or a pattern in Cloud Storage, gs://...")
-    try:
+    with cloud_storage.explained("--orders", uri):
         filesystem, infos = storage.glob(uri)
-    except OSError as error:
-        raise UsageError(f"--orders {uri!r} is not readable: {one_line(str(error), 300)}") from error
     kinds = {suffix: [i for i in infos if i.path.endswith(suffix)] for suffix in (".parquet", ".pq", ".csv", ".csv.gz")}
     parquet, csv = kinds[".parquet"] + kinds[".pq"], kinds[".csv"] + kinds[".csv.gz"]
     if parquet and csv:
@@ -80,7 +80,11 @@ def inspect(uri: str, how: OrdersFormat) -> RawOrders:
             f"--orders {uri!r} names {csv[0].path} and {parquet[0].path}: accepted are files of one kind, CSV or Parquet"
         )
     if not 0 < len(parquet + csv) <= _MOST_FILES:
-        raise rejected("--orders", uri, f"1 to {_MOST_FILES:,} .parquet, .csv or .csv.gz files that exist")
+        wanted = rejected("--orders", uri, f"1 to {_MOST_FILES:,} .parquet, .csv or .csv.gz files that exist")
+        if infos:
+            raise wanted
+        cloud_storage.require_bucket("--orders", uri)
+        raise JobFailed(str(wanted))  # an export may be late: the same command is right once it is there
     found = _inspect_csv(filesystem, csv, how) if csv else _inspect_parquet(filesystem, parquet, how)
     used = csv or parquet
     return RawOrders(
@@ -94,12 +98,12 @@ def inspect(uri: str, how: OrdersFormat) -> RawOrders:
 def _inspect_csv(filesystem: Any, infos: Sequence[Any], how: OrdersFormat) -> dict[str, Any]:
     import pyarrow as pa
 
-    from pipelines import order_files, orders_source
+    from pipelines import orders_source
 
     encoding = _encoding(how.csv_encoding)
-    header = order_files.csv_header(filesystem, infos[0].path, how)
+    header = _csv_header(filesystem, infos[0].path, how)
     for info in infos[1:]:
-        other = order_files.csv_header(filesystem, info.path, how)
+        other = _csv_header(filesystem, info.path, how)
         if other != header:  # BigQuery goes by position: two columns that changed places would change their meaning
             raise UsageError(
                 f"{info.path} has the columns {', '.join(other)}, unlike {infos[0].path} with {', '.join(header)}: "
@@ -120,6 +124,13 @@ def _inspect_csv(filesystem: Any, infos: Sequence[Any], how: OrdersFormat) -> di
             "encoding": encoding,
         },
     }
+
+
+def _csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
+    from pipelines import order_files
+
+    with cloud_storage.reading(path):
+        return order_files.csv_header(filesystem, path, how)
 
 
 def _encoding(name: str) -> str:
@@ -178,11 +189,8 @@ def _parquet_schema(filesystem: Any, path: str, how: OrdersFormat) -> pa.Schema:
 
     from pipelines import orders_source
 
-    try:
-        with filesystem.open_input_file(path) as file:
-            theirs = pq.ParquetFile(file).schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is not readable: {one_line(str(error), 300)}") from error
+    with cloud_storage.reading(path), filesystem.open_input_file(path) as file:
+        theirs = pq.ParquetFile(file).schema_arrow
     ours = orders_source.our_schema(theirs, how.columns, path)
     for name in ours.names:
         if not _accepted(column := how.columns.get(name, name)):

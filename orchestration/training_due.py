@@ -35,11 +35,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestration import cloud_storage
 from pipelines import bigquery
 from pipelines import options as shared
 from pipelines.bigquery import Query, Table
 from transforms.cli import ArgumentParser, exit_code, whole_number
-from transforms.errors import UsageError, one_line
+from transforms.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -114,8 +115,8 @@ def check(argv: list[str] | None = None) -> dict[str, Any]:
     """The answer, as the module's text describes it.
 
     Raises:
-      UsageError: a bad argument, or a table without the columns of prepared orders.
-      JobFailed: BigQuery fails for the time being.
+      UsageError: a bad argument, a registry in no bucket, or a table without the columns of prepared orders.
+      JobFailed: BigQuery or Cloud Storage fails for the time being.
     """
     parsed = _parser().parse_args(argv)
     table = Table.parse("--orders_table", parsed.orders_table)
@@ -159,10 +160,11 @@ def _parser() -> argparse.ArgumentParser:
 def _versions(registry: str) -> list[dict[str, Any]]:
     from trainer.registry_store import Registry
 
-    try:
-        return Registry(registry).versions()
-    except OSError as error:
-        raise UsageError(f"--registry {registry!r} is not readable: {one_line(str(error), 300)}") from error
+    with cloud_storage.explained("--registry", registry):
+        versions = Registry(registry).versions()
+    if not versions:  # a mistyped place must not look like one where nobody has trained yet
+        cloud_storage.require_bucket("--registry", registry)
+    return versions
 
 
 def count(

@@ -2,8 +2,11 @@
 
     python -m pipelines.features --orders orders.parquet --cutoff 2011-08-08 --horizon_days 90 --output features/
 
-Features see only orders before the cutoff, labels those in [cutoff, cutoff + horizon_days). The
-directory holds raw/ (Parquet, one row a customer), transformed/ and transform_fn/ (tf.Transform,
+Features see only orders before the cutoff, labels those in [cutoff, cutoff + horizon_days), which must not reach past
+the last order's day: later orders may be missing. Where the shop was closed since, none is missing: --quiet_days 1
+believes one such day.
+
+The directory holds raw/ (Parquet, one row a customer), transformed/ and transform_fn/ (tf.Transform,
 analysed on the train split), dead_letters/ and, written last, manifest.json. Running the same
 command again does nothing; a half-written directory is made anew. Arguments not listed here go to
 Beam, such as --runner DataflowRunner --project P --region R --temp_location gs://bucket/temp.
@@ -43,6 +46,7 @@ class FeaturesOptions:
     cutoff: datetime.date
     horizon_days: int
     history_days: int | None
+    quiet_days: int
     output: str
     reuse_transform: str | None
     data_schema: str | None
@@ -72,6 +76,7 @@ def parser() -> ArgumentParser:
         help="whole days after the cutoff whose value is the label",
     )
     parser.add_argument("--history_days", type=shared.days, help="how far back features look (default: all history)")
+    shared.add_quiet_days(parser)
     shared.add_output(parser)
     parser.add_argument(
         "--reuse_transform", metavar="DIR",
@@ -104,7 +109,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     if options.print_sql:
         return orders_arguments.print_sql(options.orders, shared.project(beam_options), snapshot)
     source = orders_arguments.open_orders(options.orders, shared.project(beam_options), KIND)
-    _require_inside(snapshot, source)
+    _require_inside(snapshot, source, options.quiet_days)
     reused = storage.read_manifest(options.reuse_transform, KIND) if options.reuse_transform else None
     arguments = snapshot_job.arguments_of(source, snapshot)
     arguments["transform"] = reused and reused["transform_fingerprint"]
@@ -153,18 +158,23 @@ def build_pipeline(
     return pipeline
 
 
-def _require_inside(snapshot: Snapshot, source: OrdersSource) -> None:
-    """Raises: UsageError where the snapshot needs days that the orders do not have."""
+def _require_inside(snapshot: Snapshot, source: OrdersSource, quiet_days: int) -> None:
+    """Raises: UsageError where the snapshot needs days that the orders do not have.
+
+    ``quiet_days`` decides only whether there is a snapshot, never what is in it: no manifest compares it.
+    """
     if not source.first_day < snapshot.cutoff <= source.last_day:
         raise UsageError(
             f"--cutoff {snapshot.cutoff} leaves no orders on one side: accepted is a day after {source.first_day} "
             f"and not after {source.last_day}"
         )
-    if snapshot.end > source.end:
-        days = (source.end - snapshot.cutoff).days
+    end = orders_arguments.believed_end(source, quiet_days)
+    if snapshot.end > end:
+        beyond = f" by more than --quiet_days {quiet_days}" if quiet_days else ""
         raise UsageError(
             f"--horizon_days {snapshot.horizon_days} from --cutoff {snapshot.cutoff} reaches past the last order day "
-            f"{source.last_day}: accepted is at most {days}, or an earlier cutoff"
+            f"{source.last_day}{beyond}: accepted is at most {(end - snapshot.cutoff).days}, an earlier cutoff, "
+            f"{orders_arguments.quiet_days_hint(source, snapshot.end)}"
         )
 
 

@@ -26,6 +26,7 @@ _LOCAL_RUNNERS = {IN_PROCESS_RUNNER, "FnApiRunner", "DirectRunner", "PrismRunner
 
 positive = whole_number(1)
 days = whole_number(1, _MOST_DAYS)
+days_or_zero = whole_number(0, _MOST_DAYS)
 seed = whole_number(0, MOST_SEED)
 # Bucket numbers travel as 16 bits; at the default size so many buckets hold 16 billion lines.
 buckets = whole_number(1, _MOST_BUCKETS)
@@ -68,6 +69,13 @@ def add_data_schema(parser: ArgumentParser) -> None:
         "--data_schema", metavar="FILE.pbtxt",
         help="what the features have to look like: made from these where there is no such file; warns until a person has reviewed it, "
         "then refuses",
+    )  # fmt: skip
+
+
+def add_quiet_days(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--quiet_days", type=days_or_zero, default=0, metavar="N",
+        help="days without an order after the last one that are believed: the shop was closed, no order is missing",
     )  # fmt: skip
 
 

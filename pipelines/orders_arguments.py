@@ -145,6 +145,16 @@ def open_orders(arguments: OrdersArguments, project: str | None = None, step: st
     return order_files.inspect(arguments.orders, how)
 
 
+def believed_end(source: OrdersSource, quiet_days: int) -> datetime.date:
+    """The day before which the orders are believed to be all there: nobody bought on the days since the last order's."""
+    return source.end + datetime.timedelta(quiet_days)
+
+
+def quiet_days_hint(source: OrdersSource, end: datetime.date) -> str:
+    """For a refusal: how the same command is accepted, where it is right about the days without an order."""
+    return f"or --quiet_days {(end - source.end).days} if the shop was closed since"
+
+
 def open_bigquery(
     arguments: OrdersArguments, project: str | None, *, step: str = "orders", run: bool = True
 ) -> BigQueryOrders:

@@ -2,6 +2,9 @@
 
     python -m pipelines.predict --orders orders.parquet --as_of 2011-12-10 --model model/ --output predictions/
 
+--as_of is at most the day after the last order: later orders may be missing. Where the shop was closed since, none is
+missing: --quiet_days 1 believes one such day.
+
 The features are computed by the same job that made the training snapshots; the transform is the one
 inside the model. The directory holds part-*.parquet with every column of the data contract's
 predictions, dead_letters/ and, written last, manifest.json. Running the same command again does
@@ -40,6 +43,7 @@ class PredictOptions:
     orders: OrdersArguments
     print_sql: bool
     as_of: datetime.date | None
+    quiet_days: int
     model: str
     output: str
     data_schema: str | None
@@ -64,6 +68,7 @@ def parser() -> ArgumentParser:
         "--as_of", type=shared.date,
         help="YYYY-MM-DD, 00:00 UTC: orders before it are seen (default: the day after the last order)",
     )  # fmt: skip
+    shared.add_quiet_days(parser)
     parser.add_argument("--model", required=True, metavar="DIR", help="a model directory made by trainer.task")
     shared.add_output(parser)
     shared.add_data_schema(parser)
@@ -104,10 +109,7 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         return orders_arguments.print_sql(options.orders, shared.project(beam_options), as_seen)
     source = orders_arguments.open_orders(options.orders, shared.project(beam_options), "predict")
     as_of = options.as_of or source.trusted_end(shared.today())
-    if not source.first_day < as_of <= source.end:
-        raise UsageError(
-            f"--as_of {as_of} is outside the data: accepted is a day after {source.first_day}, up to {source.end}"
-        )
+    _require_inside(as_of, source, options.quiet_days)
     dataflow_options.name_job(beam_options, "predict", {"as_of": as_of})
     snapshot = Snapshot(as_of, model["horizon_days"], model["history_days"], labels=False)
     arguments = snapshot_job.arguments_of(source, snapshot)
@@ -116,6 +118,16 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
         options.output, KIND, arguments,
         lambda attempt: build_pipeline(options, beam_options, source, snapshot, arguments, attempt), beam_options,
     )  # fmt: skip
+
+
+def _require_inside(as_of: datetime.date, source: OrdersSource, quiet_days: int) -> None:
+    """Raises: UsageError for a day that the orders do not reach, or that no order is before."""
+    end = orders_arguments.believed_end(source, quiet_days)
+    if not source.first_day < as_of <= end:
+        hint = f", {orders_arguments.quiet_days_hint(source, as_of)}" if as_of > end else ""
+        raise UsageError(
+            f"--as_of {as_of} is outside the data: accepted is a day after {source.first_day}, up to {end}{hint}"
+        )
 
 
 def build_pipeline(

@@ -98,7 +98,7 @@ SERVING = Kind(
 )  # fmt: skip
 COLUMNS = Kind(
     "TEXT",
-    rf"^({_BUCKET}/{_IN_NAME}*\.toml|{_PAIR}(,{_PAIR})*)$",
+    rf"^({_BUCKET}/{_IN_NAME}*\.toml|{_PAIR}(, *{_PAIR})*)$",
     "our_name=their_name,... or a gs:// file ending in .toml",
 )
 OVERRIDES = Kind(
@@ -111,6 +111,7 @@ TIME = Kind(
     "a time such as 2011-12-09T22:00:00Z, UTC unless it says otherwise",
 )  # fmt: skip
 DAYS = Kind("NUMBER", "^([1-9][0-9]{0,4}|100000)$", "a whole number from 1 to 100000")
+DAYS_OR_ZERO = Kind("NUMBER", "^(0|[1-9][0-9]{0,4}|100000)$", "a whole number from 0 to 100000")
 POSITIVE = Kind("NUMBER", "^[1-9][0-9]{0,17}$", "a whole number of at least 1")
 BUCKETS = Kind(
     "NUMBER", "^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$",
@@ -138,6 +139,7 @@ _ORDERS: dict[str, Parameter] = {
     "no_pushdown": Parameter("Aggregate in the job", FLAG),
     "features_table": Parameter("Table of features", TABLE),
 }
+_QUIET_DAYS = Parameter("Days without an order", DAYS_OR_ZERO)
 _PRINT_SQL = {"print_sql": "it prints to a person's terminal and makes no job"}
 
 TEMPLATES: dict[str, Template] = {
@@ -179,6 +181,7 @@ TEMPLATES: dict[str, Template] = {
             "cutoff": Parameter("Cutoff", DATE),
             "horizon_days": Parameter("Horizon in days", DAYS),
             "history_days": Parameter("History in days", DAYS),
+            "quiet_days": _QUIET_DAYS,
             "output": Parameter("Output", FOLDER_WRITTEN, required=True, help="the directory to make"),
             "reuse_transform": Parameter("Features whose transform is reused", FOLDER_READ),
             "data_schema": Parameter("Data schema", FILE_OR_NEW),
@@ -192,6 +195,7 @@ TEMPLATES: dict[str, Template] = {
         {
             **_ORDERS,
             "as_of": Parameter("As of", DATE),
+            "quiet_days": _QUIET_DAYS,
             "model": Parameter("Model", FOLDER_READ),
             "output": Parameter("Output", FOLDER_WRITTEN, required=True, help="the directory to make"),
             "data_schema": Parameter("Data schema", FILE_OR_NEW),

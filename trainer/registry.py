@@ -15,7 +15,7 @@ from trainer.registry_decision import DecisionFile
 from trainer.registry_options import RegistryOptions
 from trainer.registry_store import PROMOTE, ROLLBACK, Champions, Clock, Move, Registry, utc_now
 from transforms import storage
-from transforms.cli import exit_code
+from transforms.cli import exit_code, say
 from transforms.errors import UsageError, rejected
 
 NOT_PROMOTED = 3
@@ -97,14 +97,14 @@ def _gate(registry: Registry, options: RegistryOptions) -> dict[str, Any]:
         if kept:
             file.require_challenger(kept, version)
     if answer:
-        _say(f"decided before, by {options.decision}: {_in_words(answer)}")
+        say(f"decided before, by {options.decision}: {_in_words(answer)}")
         return answer
     file.require_writable()
     outcome = _challenge(registry, options)
     made = _decided(registry, outcome)
     decided = file.write(made, replaced=kept)
     if not decided["promoted"]:
-        _say(_in_words(decided))
+        say(_in_words(decided))
     return decided
 
 
@@ -157,12 +157,12 @@ def _challenge(registry: Registry, options: RegistryOptions) -> Outcome:
     file = registry_decision.absolute(options.decision) if options.decision is not None else None
     if seen.current and seen.version == challenger.version:
         registry.require_unmoved(seen, challenger.version)
-        _say(f"{challenger.version} is already champion, since {seen.current.at}")
+        say(f"{challenger.version} is already champion, since {seen.current.at}")
         ours = file is not None and seen.current.decision == file
         return Outcome(challenger, seen.version, Decision(ours, ALREADY_CHAMPION, None), seen.current, promoted=ours)
     decision = _decision(registry, seen, challenger, options)
     for note in decision.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     if not decision.wins and not options.force:
         # A comparison takes minutes, and a champion may be rolled back in them: what is kept names the one there is.
         registry.require_unmoved(seen, challenger.version)
@@ -171,7 +171,7 @@ def _challenge(registry: Registry, options: RegistryOptions) -> Outcome:
         seen, challenger.version, action=PROMOTE, reason=options.reason or decision.sentence,
         forced=not decision.wins, figures=decision.figures, notes=decision.notes, by=options.by, decision=file,
     )  # fmt: skip
-    _say(f"{challenger.version} is champion{' by force' if move.forced else ''}: {decision.sentence}")
+    say(f"{challenger.version} is champion{' by force' if move.forced else ''}: {decision.sentence}")
     return Outcome(challenger, move.version, decision, move, promoted=True)
 
 
@@ -185,7 +185,7 @@ def _decision(registry: Registry, seen: Champions, challenger: Contender, option
     try:
         champion = _reigning(registry, seen.version)
         evaluation = registry_challenge.evaluation_of(challenger, options.evaluation)
-        _say(f"comparing {challenger.version} with the champion {champion.version} on {evaluation.uri}")
+        say(f"comparing {challenger.version} with the champion {champion.version} on {evaluation.uri}")
         return registry_challenge.compare(challenger, champion, evaluation)
     except Incomparable as error:
         if not options.force:
@@ -229,7 +229,7 @@ def _rollback(registry: Registry, options: RegistryOptions) -> dict[str, Any]:
     registry.entry(version)  # complete, or refused
     assert options.reason is not None
     move = registry.move(seen, version, action=ROLLBACK, reason=options.reason, by=options.by)
-    _say(f"{version} is champion again, instead of {seen.version}")
+    say(f"{version} is champion again, instead of {seen.version}")
     return _shown(registry, move)
 
 
@@ -277,10 +277,6 @@ def _legend(listing: dict[str, Any]) -> str:
     if listing["champion"] is None:
         return "no champion yet; times are UTC"
     return f"* {listing['champion']} is champion; metrics as first judged, on different customers; times are UTC"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

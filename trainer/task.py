@@ -30,7 +30,7 @@ from trainer import settings, snapshots, tune_report
 from trainer.settings import Settings
 from trainer.snapshots import Snapshot
 from transforms import storage
-from transforms.cli import MOST_SEED, ArgumentParser, exit_code, whole_number
+from transforms.cli import MOST_SEED, ArgumentParser, exit_code, say, whole_number
 from transforms.errors import rejected
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class TaskOptions:
             return None
         from trainer.tune import Search
 
-        return Search(self.tune, self.tune_storage, _say)
+        return Search(self.tune, self.tune_storage, say)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -152,9 +152,9 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     arguments = _arguments(options, training, evaluation)
     attempt = uuid.uuid4().hex[:12]
     if finished := storage.begin(options.output, KIND, arguments, attempt):
-        _say(f"{options.output} is already complete: {finished['model_version']}")
+        say(f"{options.output} is already complete: {finished['model_version']}")
     manifest = finished or _Task(options, arguments, attempt, training, evaluation, judged_by).run()
-    tune_report.report(manifest, _say)
+    tune_report.report(manifest, say)
     return manifest
 
 
@@ -182,13 +182,13 @@ class _Task:
         learned = self._learn()
         self._describe()
         facts = self._facts(learned)
-        _say(f"judging {facts['model_version']} {self.judged_by} on {self.evaluation.uri}")
+        say(f"judging {facts['model_version']} {self.judged_by} on {self.evaluation.uri}")
         judgement = self._judge(learned, facts)
         manifest = storage.finish(
             self.options.output, KIND, self.arguments,
             {**facts, "metrics": judgement["models"]["model"], "verdict": judgement["verdict"]}, self.attempt,
         )  # fmt: skip
-        _say(f"{self.options.output} is complete, {time.monotonic() - started:.0f} s")
+        say(f"{self.options.output} is complete, {time.monotonic() - started:.0f} s")
         return manifest
 
     def _learn(self) -> Learned:
@@ -203,11 +203,11 @@ class _Task:
             self.options.search.run if self.options.search else None,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as local:
-            learned = Training(plan, local, _say).run()
+            learned = Training(plan, local, say).run()
             learned.save(self.options.output)
             if NETWORK in learned.members:
                 storage.copy_directory(os.path.join(local, NETWORK), storage.join(self.options.output, NETWORK))
-        _say(f"mix: {learned.facts['choice']['why']}")
+        say(f"mix: {learned.facts['choice']['why']}")
         return learned
 
     def _describe(self) -> None:
@@ -245,7 +245,7 @@ class _Task:
         splits = ("test",) if self.judged_by == snapshots.BY_CUSTOMER else None
         customers = snapshots.read_customers(evaluation, splits, most_rows=MOST_JUDGED)
         predictions = _score(self.options, facts, customers, evaluation)
-        _say("fitting the baselines")
+        say("fitting the baselines")
         training = [snapshots.read_customers(s, most_rows=MOST_JUDGED // len(self.training)) for s in self.training]
         fitted = fitted_baselines.forecasts(training, customers, horizon_days, self.options.seed)
         judgement = {
@@ -284,10 +284,6 @@ def _evaluation_table(customers: pa.Table, predictions: pa.Table, baselines: dic
     columns = {name: customers[name] for name in ("customer_id", *RECENCY_FREQUENCY, "future_value", "future_orders")}
     columns |= {name: predictions[name] for name in predictions.schema.names if name != "customer_id"}
     return pa.table({**columns, **{f"baseline_{name}": pa.array(values) for name, values in baselines.items()}})
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

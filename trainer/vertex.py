@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer import vertex_arguments, vertex_jobs, vertex_models, vertex_status, vertex_tuning
-from trainer.vertex_client import Vertex, say
+from trainer.vertex_client import Vertex
 from trainer.vertex_jobs import Job
 from trainer.vertex_models import Deployment
-from transforms.cli import exit_code
+from transforms.cli import exit_code, say
 from transforms.errors import JobFailed, UsageError
 
 # A job takes minutes to start.

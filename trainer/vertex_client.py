@@ -6,12 +6,12 @@ import contextlib
 import functools
 import random
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from transforms.cli import say
 from transforms.errors import JobFailed, UsageError, one_line, rejected
 
 if TYPE_CHECKING:
@@ -264,7 +264,3 @@ def checked_labels(labels: Sequence[tuple[str, str]]) -> dict[str, str]:
             raise rejected("--labels", f"{key}={found[key]},{key}={value}", "each key once")
         found[key] = value
     return found
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

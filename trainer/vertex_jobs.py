@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer import vertex_adoption, vertex_client
-from trainer.vertex_client import KEY_LABEL, Vertex, call, call_list, create_once, say, spoken
+from trainer.vertex_client import KEY_LABEL, Vertex, call, call_list, create_once, spoken
+from transforms.cli import say
 from transforms.errors import UsageError, rejected
 
 SUCCEEDED = "JOB_STATE_SUCCEEDED"

@@ -17,8 +17,9 @@ from typing import Any
 from trainer import vertex_client
 from trainer.predictor import NETWORK
 from trainer.registry_store import Registry
-from trainer.vertex_client import Vertex, call, is_lost, say, spoken
+from trainer.vertex_client import Vertex, call, is_lost, spoken
 from transforms import storage
+from transforms.cli import say
 from transforms.errors import JobFailed, UsageError, one_line, rejected
 
 CHAMPION = "champion"

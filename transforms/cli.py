@@ -75,6 +75,11 @@ def number(least: float, most: float, unit: str) -> Callable[[str], float]:
     return parse
 
 
+def say(line: str) -> None:
+    """A line about progress, on stderr and at once: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def exit_code(command: Callable[[], Any]) -> int:
     """Runs a command: 0 when its output is complete, 2 with one line on stderr for a bad argument.
 

@@ -333,7 +333,7 @@ def with_column(name: str, column: pa.Array) -> bytes:
 @pytest.mark.parametrize(
     ("files", "more", "said"),
     [
-        ({}, [], "accepted is 1 to 10,000 .parquet, .csv or .csv.gz files that exist"),
+        ({"a.txt": b""}, [], "accepted is 1 to 10,000 .parquet, .csv or .csv.gz files that exist"),
         ({"a.csv": b"customer_id,amount\na,1\n"}, [], "a.csv has no column ordered_at"),
         ({"a.csv": HEADER}, ["--columns", "amount=Price"], "--columns 'amount=Price' is not usable"),
         ({"a.csv": HEADER}, ["--csv_encoding", "cp1252"], "--csv_encoding 'cp1252' is not usable"),
@@ -341,6 +341,7 @@ def with_column(name: str, column: pa.Array) -> bytes:
         ({"a.csv": HEADER, "b.parquet": parquet(GOOD)}, [], "accepted are files of one kind"),
         ({"a.csv": HEADER + b"a,2012-02-02,1\nb,2012-02-02\n"}, [], "Line: 3"),
         ({"a.parquet": b"no parquet"}, [], "a.parquet is not readable"),
+        ({"a.csv.gz": b"no gzip"}, [], "a.csv.gz is not readable"),
         ({"a.parquet": with_column("ordered_at", pa.array([True]))}, [], "column ordered_at has type bool"),
         ({"a.parquet": with_column("amount", pa.array([1], pa.float32()))}, [], "column amount is float32"),
         ({"a.parquet": with_column("customer_id", pa.array([1], pa.uint64()))}, [], "column customer_id is uint64"),
@@ -360,6 +361,19 @@ def test_bad_files_are_told_in_one_line(
     assert said in told[-1] and told[-1].startswith("error: ")
     # Nothing but a malformed line needs a job to be found.
     assert len(told) == (2 if "Line" in said else 1)
+
+
+@emulated
+def test_an_export_that_comes_late(
+    upload: Upload, bucket: str, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not there yet is 1, by which a scheduler tries again; a bucket that does not exist is 2, for good."""
+    for place, code in ((bucket, 1), (f"{bucket}-x", 2)):
+        assert prepare.main(arguments(f"gs://{place}/2012-03-01/*.csv", dataset)) == code
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith(f"error: --orders 'gs://{place}/2012-03-01/*.csv' is not usable: accepted is ")
+    upload("2012-03-01/orders.csv", csv_text([line("a", "2012-02-02", "1")]))
+    assert prepare.main(arguments(f"gs://{bucket}/2012-03-01/*.csv", dataset)) == 0
 
 
 @emulated
@@ -545,6 +559,27 @@ def terminate_when_running() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         time.sleep(0.1)
+
+
+def test_terminated_twice_it_still_calls_its_jobs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a scheduler whose first SIGTERM did not end the process at once: the second comes while the jobs are cancelled."""
+    called_off = []
+
+    def terminated(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # the signal ends it at once
+
+    def cancel(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        called_off.append(True)
+
+    monkeypatch.setattr(prepare, "_dataset", lambda _: "EU")
+    monkeypatch.setattr(prepare, "_run_jobs", terminated)
+    monkeypatch.setattr(prepare.Jobs, "cancel", cancel)
+    before = signal.getsignal(signal.SIGTERM)
+    assert prepare.main(["--dataset", "my-project.shop", "--loaded_on", str(DAY), "--only", "dataset"]) == 130
+    assert called_off and signal.getsignal(signal.SIGTERM) is before
 
 
 @emulated

@@ -175,6 +175,19 @@ def test_nothing_of_the_work_stays_behind(one_bucket: Path, seven_buckets: Path,
     assert not list((sixty_four_buckets / "dead_letters").iterdir())
 
 
+def test_a_shop_that_was_closed_since(tmp_path: Path) -> None:
+    """No order on the window's last two days: the labels are those of an order that nobody placed there."""
+    rows = [line("a", "2012-02-02", "1"), line("a", "2012-04-28", "7"), line("b", "2012-02-03", "2")]
+    orders = write_csv(tmp_path / "orders.csv", rows)
+    made = make("--orders", orders, "--output", tmp_path / "closed", "--horizon_days", 61, "--quiet_days", 2)
+    # Somebody bought on the last day, and is no customer yet as of the cutoff: now nothing has to be believed.
+    orders = write_csv(tmp_path / "open.csv", [*rows, line("new", "2012-04-30", "5")])
+    make("--orders", orders, "--output", tmp_path / "open", "--horizon_days", 61)
+    assert_same_customers(read_rows(tmp_path / "open" / "raw"), read_rows(tmp_path / "closed" / "raw"))
+    assert made["data_end"] == "2012-04-29", "what is believed does not become what was seen"
+    assert "quiet_days" not in made["arguments"]
+
+
 # --- Running again --------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +196,7 @@ def test_a_second_run_answers_at_once_and_rewrites_nothing(
 ) -> None:
     before = stamps(one_bucket)
     monkeypatch.setattr(features, "build_pipeline", None)  # called, it would fail
-    made = make("--orders", orders_csv, "--output", one_bucket)
+    made = make("--orders", orders_csv, "--output", one_bucket, "--quiet_days", 3)  # decides nothing of what is in it
     assert made == storage.read_manifest(str(one_bucket), "features")
     assert stamps(one_bucket) == before
 
@@ -303,6 +316,10 @@ def test_unusable_orders(capsys: pytest.CaptureFixture[str], tmp_path: Path, con
         (["--cutoff", "2011-01-01"], "--cutoff 2011-01-01 leaves no orders on one side"),
         (["--cutoff", "2012-05-01"], "--cutoff 2012-05-01 leaves no orders on one side"),
         (["--horizon_days", "62"], "--horizon_days 62 from --cutoff 2012-03-01 reaches past the last order day 2012-04-30: accepted is at most 61"),
+        (["--horizon_days", "62"], "accepted is at most 61, an earlier cutoff, or --quiet_days 1 if the shop was closed since"),
+        (["--horizon_days", "65", "--quiet_days", "3"], "reaches past the last order day 2012-04-30 by more than --quiet_days 3: accepted is at most 64, an earlier cutoff, or --quiet_days 4 if"),
+        (["--cutoff", "2012-05-01", "--horizon_days", "1", "--quiet_days", "9"], "--cutoff 2012-05-01 leaves no orders on one side"),
+        (["--quiet_days", "-1"], "argument --quiet_days: '-1' is not usable: accepted is a whole number from 0 to 100000"),
         (["--history_day", "30"], "--history_day is known neither to this command nor to Beam"),
         (["--no_such_thing"], "--no_such_thing is known neither to this command nor to Beam"),
         (["--runner", "NoRunner"], "--runner 'NoRunner' is not usable: accepted is DataflowRunner"),

@@ -62,6 +62,7 @@ def test_help_shows_the_defaults_there_are(command: str) -> None:
     [
         (options.date, "2012-03-01", datetime.date(2012, 3, 1)),
         (options.positive, "90", 90),
+        (options.days_or_zero, "0", 0),
         (options.character, ";", ";"),
         (options.character, "\t", "\t"),
         (options.directory, "out/here", "out/here"),
@@ -77,7 +78,7 @@ def test_argument_types(parse: Callable[[str], Any], text: str, value: Any) -> N
     ("parse", "text"),
     [
         (options.date, "01.03.2012"), (options.date, "2012-02-30"), (options.date, ""), (options.positive, "0"),
-        (options.positive, "-1"), (options.positive, "1.5"), (options.positive, "٣x"), (options.positive, ""),
+        (options.days_or_zero, "-1"), (options.days_or_zero, "100001"), (options.positive, "-1"), (options.positive, "1.5"), (options.positive, "٣x"), (options.positive, ""),
         (options.character, ""), (options.character, ";;"), (options.character, "é"),
     ],
 )  # fmt: skip

@@ -185,13 +185,23 @@ def test_predictions_need_no_labels(cycle: Cycle, monkeypatch: pytest.MonkeyPatc
         assert kept[0][name].null_count == kept[0].num_rows
 
 
+def test_a_shop_that_was_closed_since(cycle: Cycle, tmp_path: Path) -> None:
+    """As of two days after the data's end, everybody's last order is two days longer ago."""
+    later = SHOP_END + datetime.timedelta(2)
+    made = predict.run(arguments(cycle.serve.model, tmp_path / "out", "--as_of", later, "--quiet_days", 2))
+    assert (made["as_of"], made["data_end"]) == (str(later), str(SHOP_END))
+    assert set(read_rows(tmp_path / "out")["as_of"].to_pylist()) == {later}
+    assert "quiet_days" not in made["arguments"]
+
+
 # --- Running again, and bad arguments -------------------------------------------------------------------------------
 
 
 def test_a_second_run_answers_at_once_and_rewrites_nothing(cycle: Cycle, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stamps(cycle.serve.predictions)
     monkeypatch.setattr(predict, "build_pipeline", None)  # called, it would fail
-    made = predict.run(arguments(cycle.serve.model, Path(cycle.serve.predictions)))
+    # --as_of is the day after the last order by itself, however many quiet days would be believed after it.
+    made = predict.run(arguments(cycle.serve.model, Path(cycle.serve.predictions), "--quiet_days", 7))
     assert made == storage.read_manifest(cycle.serve.predictions, "predictions")
     assert stamps(cycle.serve.predictions) == before
 
@@ -201,6 +211,9 @@ def test_a_second_run_answers_at_once_and_rewrites_nothing(cycle: Cycle, monkeyp
     [
         (["--as_of", "2010-01-01"], "--as_of 2010-01-01 is outside the data: accepted is a day after 2010-01-01, up to 2011-08-24"),
         (["--as_of", "2011-08-25"], "--as_of 2011-08-25 is outside the data"),
+        (["--as_of", "2011-08-25"], "a day after 2010-01-01, up to 2011-08-24, or --quiet_days 1 if the shop was closed since"),
+        (["--as_of", "2011-08-28", "--quiet_days", "3"], "up to 2011-08-27, or --quiet_days 4 if the shop was closed"),
+        (["--quiet_days", "some"], "argument --quiet_days: 'some' is not usable: accepted is a whole number from 0 to"),
         (["--as_of", "today"], "argument --as_of: 'today' is not usable: accepted is a date such as"),
         (["--model", "absent"], "absent is not a complete model directory: it has no manifest.json"),
         (["--orders", "absent.csv"], "--orders 'absent.csv' is not usable: accepted is a .parquet, .csv or .csv.gz"),

@@ -126,7 +126,7 @@ def test_defaults_are_those_of_the_command(name: str, parameter: str) -> None:
     elif isinstance(found, bool):
         assert default == {True: "true", False: "false"}[found]
     else:
-        assert default == (str(found) if found else None)
+        assert default == (None if found in (None, "", [], {}, ()) else str(found))
 
 
 @pytest.mark.parametrize(("name", "parameter"), EVERY)
@@ -151,7 +151,7 @@ def test_what_the_regex_accepts_the_parser_accepts(name: str, parameter: str) ->
             guards = [part.partition("=")[0].strip() for part in value.split(";")]
             assume(len(guards) == len(set(guards)))  # no regex counts
         if parameter == "columns":
-            named = [pair.partition("=")[0] for pair in value.split(",")]
+            named = [pair.partition("=")[0].strip() for pair in value.split(",")]
             theirs = [pair.partition("=")[2].strip() for pair in value.split(",")]
             assume(len({*named, *theirs}) == 2 * len(named))
         assert accepts(name, parameter, value), value

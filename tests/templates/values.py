@@ -103,6 +103,7 @@ USABLE_AND_NOT: dict[str, tuple[list[str], list[str]]] = {
     "ttl_days": _DAYS,
     "horizon_days": _DAYS,
     "history_days": _DAYS,
+    "quiet_days": (["0", "1", "100000"], ["-1", "00", "100001", "1.5", "", " 0"]),
     "keep_generations": _POSITIVE,
     "shards": _POSITIVE,
     "maximum_bytes_billed": _POSITIVE,
@@ -126,8 +127,8 @@ USABLE_AND_NOT: dict[str, tuple[list[str], list[str]]] = {
         ["orders.parquet", "my-project.shop.orders", "bigquery://shop.orders", "s3://shop/orders", "", "gs://shop/a\n.csv", "gs://shop/\0"],
     ),
     "columns": (
-        ["gs://shop/our%20 columns.toml", "customer_id=CustomerID,ordered_at=InvoiceDate", "amount= Total paid", "gs://shop/columns.toml"],
-        ["CustomerID=customer_id", "customer_id=", "customer_id=a,", "columns.toml", "gs://shop/columns.json", "customer_id= ,amount=a", "gs://shop/#.toml"],
+        ["gs://shop/our%20 columns.toml", "customer_id=CustomerID,ordered_at=InvoiceDate", "amount= Total paid", "customer_id=a, ordered_at=b,  amount=c d", "gs://shop/columns.toml"],
+        ["CustomerID=customer_id", "customer_id=", "customer_id=a,", "customer_id=a, ", "customer_id=a, CustomerID=b", "columns.toml", "gs://shop/columns.json", "customer_id= ,amount=a", "gs://shop/#.toml"],
     ),
     "csv_delimiter": ([",", ";", "\t", "|", " "], ["", ",,", "é", "\n"]),
     "csv_encoding": (["utf8", "latin-1", "cp1252", "ISO8859_1"], ["", "utf 8", "-"]),
