@@ -9,7 +9,6 @@ A job of a Flex Template is queued first, while its launcher runs; it becomes wh
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import http.server
 import json
@@ -27,6 +26,7 @@ from tests.dataflow import flex_templates, listing
 from tests.dataflow.discovery import Call, Discovery, Refused
 from tests.dataflow.flex_templates import Image, Launch, Launcher, LaunchFailed
 from tests.dataflow.listing import ACTIVE
+from tests.dataflow.server import Dropped, handler_of
 
 JOBS = "dataflow.projects.locations.jobs"
 # Of the letters Dataflow takes only those of English; the document garbles its rule.
@@ -80,10 +80,6 @@ class Job:
         self.body["currentState"], self.body["currentStateTime"] = state, _now()
 
 
-class Lost(Exception):
-    """The answer gets lost on its way; what was asked for is done."""
-
-
 class DataflowStub:
     """The service, on a port of its own while the ``with`` block lasts.
 
@@ -116,7 +112,7 @@ class DataflowStub:
         return f"http://localhost:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
-        self._server = http.server.ThreadingHTTPServer(("localhost", 0), _handler_of(self))
+        self._server = http.server.ThreadingHTTPServer(("localhost", 0), handler_of(self))
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -131,7 +127,7 @@ class DataflowStub:
 
         Raises:
           Refused: the request is not one that Dataflow would take.
-          Lost: its answer is one of ``lost``.
+          Dropped: its answer is one of ``lost``.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.path == "/token":  # what the fake service account's key is exchanged at
@@ -146,7 +142,7 @@ class DataflowStub:
             answer = self._perform(call, content)
             if call.method in self.lost:
                 self.lost.remove(call.method)
-                raise Lost
+                raise Dropped
             return answer
 
     def _perform(self, call: Call, content: Any) -> dict[str, Any]:
@@ -310,36 +306,3 @@ def _check_labels(labels: Mapping[str, str]) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _handler_of(service: DataflowStub) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            try:
-                status, content = 200, service.answer(self.command, self.path, body)
-            except Lost:
-                self.close_connection = True
-                return
-            except Refused as refused:
-                service.refusals.append(f"{refused.status} {refused}")
-                status = refused.status
-                content = {"error": {"code": status, "message": str(refused), "status": refused.reason}}
-                if refused.details:
-                    content["error"]["details"] = list(refused.details)
-            answer = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json; charset=UTF-8")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):
-                self.wfile.write(answer)
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
-
-        def log_message(self, *_: Any) -> None:
-            """Silence: ``calls`` and ``refusals`` tell."""
-
-    return Handler

@@ -24,3 +24,11 @@ def retrained(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.trainer import trained_models
 
     return trained_models.retrained(world, tmp_path_factory.mktemp("retrained"))
+
+
+@pytest.fixture
+def quick_vertex(monkeypatch: pytest.MonkeyPatch, emulator_environment: pytest.MonkeyPatch) -> None:
+    """``trainer.vertex`` waits for less than minutes, and its places are those of the emulators."""
+    from tests.trainer import vertex_runs
+
+    vertex_runs.hurry(monkeypatch)

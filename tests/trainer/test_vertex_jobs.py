@@ -21,12 +21,7 @@ from trainer.vertex_jobs import JobRequest
 from transforms import storage
 from transforms.errors import JobFailed, UsageError
 
-pytestmark = pytest.mark.emulators
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, emulator_environment: pytest.MonkeyPatch) -> None:
-    vertex_runs.hurry(monkeypatch)
+pytestmark = [pytest.mark.emulators, pytest.mark.usefixtures("quick_vertex")]
 
 
 @pytest.fixture

@@ -16,12 +16,7 @@ from tests.trainer.vertex_runs import aliases, deploy, deployment, last_json, pr
 from tests.vertex.stub import Ending, Fault, VertexStub
 from trainer import registry, vertex, vertex_models
 
-pytestmark = pytest.mark.emulators
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, emulator_environment: pytest.MonkeyPatch) -> None:
-    vertex_runs.hurry(monkeypatch)
+pytestmark = [pytest.mark.emulators, pytest.mark.usefixtures("quick_vertex")]
 
 
 @pytest.fixture

@@ -9,17 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.trainer import vertex_runs
 from tests.trainer.vertex_runs import aliases, deploy, promote, versions
 from tests.vertex.stub import Ending, Fault, VertexStub
 from trainer import vertex_client, vertex_models
 
-pytestmark = pytest.mark.emulators
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, emulator_environment: pytest.MonkeyPatch) -> None:
-    vertex_runs.hurry(monkeypatch)
+pytestmark = [pytest.mark.emulators, pytest.mark.usefixtures("quick_vertex")]
 
 
 @pytest.fixture

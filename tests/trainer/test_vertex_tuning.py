@@ -15,12 +15,7 @@ from trainer import vertex, vertex_tuning
 from trainer.vertex_tuning import Trial
 from transforms import storage
 
-pytestmark = pytest.mark.emulators
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, emulator_environment: pytest.MonkeyPatch) -> None:
-    vertex_runs.hurry(monkeypatch)
+pytestmark = [pytest.mark.emulators, pytest.mark.usefixtures("quick_vertex")]
 
 
 @pytest.fixture

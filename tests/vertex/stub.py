@@ -10,7 +10,6 @@ known from the service they are used here. As the service does, answers name a p
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import http.server
 import json
@@ -27,6 +26,7 @@ from typing import Any, Self
 
 from tests.dataflow.discovery import Call, Discovery, Refused
 from tests.dataflow.flex_templates import Image
+from tests.dataflow.server import Dropped, handler_of
 from tests.vertex import containers, enums, listing, rules
 from tests.vertex.artifacts import require_artifacts
 from tests.vertex.faults import Counted, Fault
@@ -52,10 +52,6 @@ class Request:
     query: dict[str, str]
     body: Any
     status: int
-
-
-class Dropped(Exception):
-    """The answer gets lost on its way."""
 
 
 class VertexStub:
@@ -121,7 +117,7 @@ class VertexStub:
             self._failures.append((display_name, message))
 
     def __enter__(self) -> Self:
-        self._server = http.server.ThreadingHTTPServer(("localhost", 0), _handler_of(self))
+        self._server = http.server.ThreadingHTTPServer(("localhost", 0), handler_of(self))
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         threading.Thread(target=self._tick, daemon=True).start()
         return self
@@ -286,37 +282,3 @@ class VertexStub:
 
 def _location(name: str) -> str:
     return "/".join(name.split("/")[:4]) + "/"
-
-
-def _handler_of(service: VertexStub) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            try:
-                status, content = 200, service.answer(self.command, self.path, body)
-            except Dropped:
-                self.close_connection = True
-                return
-            except (Refused, json.JSONDecodeError) as error:
-                refused = error if isinstance(error, Refused) else invalid(f"Invalid JSON payload received. {error}")
-                service.refusals.append(f"{refused.status} {refused}")
-                status = refused.status
-                content = {"error": {"code": status, "message": str(refused), "status": refused.reason}}
-                if refused.details:
-                    content["error"]["details"] = list(refused.details)
-            answer = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json; charset=UTF-8")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):
-                self.wfile.write(answer)
-
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
-
-        def log_message(self, *_: Any) -> None:
-            """Silence: ``requests`` and ``refusals`` tell."""
-
-    return Handler
