@@ -24,7 +24,7 @@ def on_timeout(deployment: Deployment) -> Callable[[Mapping[str, Any]], None]:
     """The callback of a run that took too long: Airflow ends its tasks without a word of theirs."""
 
     def tell(context: Mapping[str, Any]) -> None:
-        if context.get("reason") in ("timed_out", "dagrun_timeout"):
+        if context.get("reason") == "timed_out":
             reason = "the run took too long and was ended; its jobs on Dataflow and Vertex AI may go on"
             send(deployment, context, "failed", {}, reason)
 
@@ -37,11 +37,14 @@ def send(
     """Sends one event; sinks that fail are logged and fail nothing."""
     from orchestration import notify
 
-    run, instance = context["dag_run"], context.get("ti")
+    run, instance = context.get("dag_run"), context.get("ti")
+    # Of a run that is ended the scheduler may tell no more than its name.
+    name = f"{run.dag_id}/{run.run_id}" if run else f"{context['dag'].dag_id}/{context['run_id']}"
+    date = {"date": str(dag_runs.day(context))} if run else {}
     notify.send(
         notify.Event(
-            event=event, step=instance.task_id if instance else "", run=f"{run.dag_id}/{run.run_id}",
-            link=getattr(instance, "log_url", None) or "", figures={"date": str(dag_runs.day(context)), **figures},
+            event=event, step=instance.task_id if instance else "", run=name,
+            link=getattr(instance, "log_url", None) or "", figures={**date, **figures},
             reason=reason, at=datetime.datetime.now(datetime.UTC),
         ),
         deployment.notify,
