@@ -452,28 +452,24 @@ def test_a_trial_of_vertex_reports_its_validation_loss_whether_new_or_already_co
 
 
 @pytest.mark.emulators
-def test_the_documented_tuning_job_is_one_of_vertex_and_starts_this_command() -> None:
-    """Field by field against Vertex AI's discovery document; then a trial is started as the shell would."""
+def test_the_documented_study_is_one_of_vertex_and_the_one_that_is_asked_for() -> None:
+    """Field by field against Vertex AI's discovery document; its values are settings the command takes."""
     import yaml
+    from google.cloud import aiplatform_v1
+
+    from tests.vertex import enums
+    from trainer import vertex_tuning
 
     page = (ROOT / "docs" / "tuning.md").read_text()
-    job = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
-    content = {"displayName": "clv-tuning", "maxTrialCount": 20, "parallelTrialCount": 4, **job}
-    discovery.Discovery.load("aiplatform.v1").body(
-        "aiplatform.projects.locations.hyperparameterTuningJobs.create", content
-    )
-    assert job["studySpec"]["metrics"] == [{"metricId": tune_report.METRIC, "goal": "MINIMIZE"}]
-    parameters = [p["parameterId"] for p in job["studySpec"]["parameters"]]
-    trial = [f"--{name}={value}" for name, value in zip(parameters, ("32,16", "0.004", "0"), strict=True)]
-    shell, flag, script, name = job["trialJobSpec"]["workerPoolSpecs"][0]["containerSpec"]["command"]
-    shown = script.replace("exec python -m trainer.task", "printf '%s\\n'")
-    started = subprocess.run(
-        [shell, flag, shown, name, *trial], env={"AIP_MODEL_DIR": "gs://b/tuning/7/model/"}, capture_output=True,
-        text=True, check=True,
+    study = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+    described = discovery.Discovery.load("aiplatform.v1", enums.numbers)
+    assert described.require(study, "GoogleCloudAiplatformV1StudySpec") == study
+    assert study["metrics"] == [{"metricId": tune_report.METRIC, "goal": "MINIMIZE"}]
+    asked = aiplatform_v1.StudySpec.to_dict(
+        aiplatform_v1.StudySpec(vertex_tuning.study_spec()), preserving_proto_field_name=False, use_integers_for_enums=False,
+        including_default_value_fields=False, always_print_fields_with_no_presence=False,
     )  # fmt: skip
-    options = task.TaskOptions.parse(started.stdout.splitlines())
-    assert (options.model, options.output) == ("ziln", "gs://b/tuning/7/model/")
-    assert Settings.of(asdict(options)) == Settings((32, 16), 2, 0.004, 0.0)
+    assert asked == study
 
 
 FACTS = {"validation_loss": 1.25, "best_epoch": 4}
