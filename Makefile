@@ -130,7 +130,7 @@ tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
 
 lock: setup ## requirements.lock anew from pyproject.toml, and those of the images, Airflow and the emulators
-	$(call compile,requirements.lock,3.11) --group dev --extra tune pyproject.toml
+	$(call compile,requirements.lock,3.11) --group dev --extra tune --extra aws pyproject.toml
 	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock --extra tune pyproject.toml
 	$(call compile,serving/requirements.lock,3.11) --constraints requirements.lock --group service
 	$(call compile,tests/emulators/requirements.lock,3.13) --overrides tests/emulators/overrides.txt \

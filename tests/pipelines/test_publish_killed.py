@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import random
+import signal
 import time
 from datetime import date, timedelta
 from typing import Any
@@ -66,7 +68,7 @@ def test_killed_at_twenty_random_moments(
     drawn, before, duration = random.Random(5), None, 0.0
     killed, day = 0, 0
     while killed < kills:
-        assert day < 2 * kills, "most publishes are over before they can be killed"
+        assert day < 4 * kills, "most publishes are over before they can be killed"
         as_of = AS_OF + timedelta(days=day)
         good = customers(CUSTOMERS, as_of, seed=day)
         bad = table_of([prediction("bad", -1.0, as_of)])
@@ -80,8 +82,11 @@ def test_killed_at_twenty_random_moments(
             child.join(drawn.uniform(0, duration) if duration else None)  # the first one shows how long it takes
             child.kill()
             child.join()
-            duration = duration or time.monotonic() - begun
-            killed += bool(child.exitcode)
+            assert child.exitcode in (0, -signal.SIGKILL)
+            if child.exitcode:
+                killed += 1
+            else:  # on a machine that was busy at first it takes less and less
+                duration = min(duration or math.inf, time.monotonic() - begun)
         result = whole_cloud.publish(directory, "--keep_generations", "1")
         assert (result["rows"], result["dead_letters"]) == (CUSTOMERS, {"negative": 1})
         assert_undisturbed(whole_cloud, result["generation"], before, good, as_of)
