@@ -1,0 +1,8 @@
+"""The personalization refresh: data import -> retraining -> campaign update, each step gated on the last.
+
+record.py    what the ledger knows of one refresh (campaign, base_date), and of a campaign as a whole
+machine.py   what to do next, as a pure function of a record, an observation and the time
+worker.py    observes, asks the machine, writes the ledger, acts
+ledger.py    where records live, changed by compare-and-set only (SQLite, DynamoDB)
+service.py   what a campaign's service must be able to do (Amazon Personalize)
+"""
