@@ -6,9 +6,9 @@ import datetime
 import math
 from collections.abc import Mapping
 
+from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.policy import FULL, INCREMENTAL, Policy
 from orchestration.refresh.record import Head
-from orchestration.refresh.interactions_data import Data
 
 
 def import_verdict(data: Data, base_date: datetime.date, head: Head, policy: Policy) -> tuple[bool, str]:

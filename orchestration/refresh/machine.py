@@ -26,10 +26,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from orchestration.refresh.gates import import_verdict, metrics_verdict
+from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.policy import FULL, Policy
 from orchestration.refresh.record import REQUESTED, Deployment, Head, Record, State
-from orchestration.refresh.interactions_data import Data
-from orchestration.refresh.gates import import_verdict, metrics_verdict
 from orchestration.refresh.service import Campaign, Progress, Status
 
 
