@@ -117,6 +117,8 @@ CHANGES_CAMPAIGN = frozenset(
         State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS,
     }
 )  # fmt: skip
+# Nothing at the service is on its way for who is in one of these.
+_BETWEEN = frozenset({State.STARTED, State.VALIDATED, State.IMPORT_ACTIVE, State.TRAINING_ACTIVE})
 _ROLLBACK = frozenset({State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS})
 
 _LOOKS = {
@@ -161,14 +163,7 @@ def resting_until(record: Record, now: datetime.datetime) -> datetime.datetime |
 
 def what_to_look_at(record: Record, head: Head, now: datetime.datetime) -> Look:
     """The one thing ``next_action`` needs to know."""
-    if _to_join(record, head) or record.state.is_end or resting_until(record, now):
-        return Look.NOTHING
-    if _is_late(record, head) and record.state in (
-        State.STARTED,
-        State.VALIDATED,
-        State.IMPORT_ACTIVE,
-        State.TRAINING_ACTIVE,
-    ):
+    if _to_join(record, head) or resting_until(record, now) or (_is_late(record, head) and record.state in _BETWEEN):
         return Look.NOTHING
     return _LOOKS.get(record.state, Look.NOTHING)
 
@@ -190,6 +185,8 @@ def next_action(record: Record, observation: Observation, now: datetime.datetime
     if until := resting_until(record, now):
         why = record.note or "a worker has the lease to call the service"
         return Wait(until, why)
+    if _is_late(record, head) and record.state in _BETWEEN:
+        return _superseded(head)
     if record.state == State.STARTED:
         action = _validate(record, observation, now, policy)
     elif record.state == State.VALIDATED:
@@ -221,24 +218,21 @@ def _is_late(record: Record, head: Head) -> bool:
     return head.latest is not None and head.latest > record.base_date and record.state not in _ROLLBACK
 
 
+def _superseded(head: Head, training: str = "") -> Move:
+    return Move(State.SUPERSEDED, f"{head.latest} was started after it", stop=training)
+
+
 def _within_limits(record: Record, action: Action, head: Head, now: datetime.datetime, policy: Policy) -> Action:
     """The action, unless the refresh is superseded or has had its time.
 
     Called where no call of this refresh can be on its way: its lease is over, and what it may have made was looked for.
     """
-    began = isinstance(action, (Move, SetHead)) and record.state not in (
-        State.STARTED,
-        State.VALIDATED,
-        State.TRAINING_ACTIVE,
-    )
-    if began:
-        return action  # the service has it, or has ended it: what is known is written first
+    if isinstance(action, Move) or (isinstance(action, SetHead) and record.state not in _BETWEEN):
+        return action  # what is known of the service is written first
     training = record.version if record.state == State.TRAINING_IN_PROGRESS else ""
     changing = record.state in (State.IMPORT_IN_PROGRESS, State.DEPLOYMENT_IN_PROGRESS)
     if _is_late(record, head) and not changing:
-        return Move(State.SUPERSEDED, f"{head.latest} was started after it", stop=training)
-    if isinstance(action, Move):
-        return action
+        return _superseded(head, training)
     failed, hours = _FAILED[record.state]
     for since, limit in ((_stage_began(record), getattr(policy, hours)), (record.began, policy.total_hours)):
         if now >= since + datetime.timedelta(hours=limit):
@@ -263,8 +257,6 @@ def _wait(now: datetime.datetime, policy: Policy, why: str) -> Wait:
 
 def _validate(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
     data, head = observation.data, observation.head
-    if _is_late(record, head):
-        return _wait(now, policy, "")  # ends as superseded
     if observation.problems and not policy.own_auto_training:
         return Move(State.REJECTED, "; ".join(observation.problems))
     if data is None:
@@ -338,8 +330,7 @@ def _trained(record: Record, observation: Observation, now: datetime.datetime, p
 def _judge(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
     """The gate before the deployment, then the turn to deploy."""
     campaign = observation.campaign
-    if campaign is None:
-        return _wait(now, policy, "")  # ends as superseded
+    assert campaign is not None
     passed, reason = metrics_verdict(observation.metrics, observation.serving_metrics, policy)
     metrics = {name: float(value) for name, value in observation.metrics.items()}
     if not passed and "metrics" in record.overrides:

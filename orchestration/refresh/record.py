@@ -207,8 +207,12 @@ class Head:
 
     def left(self, base_date: datetime.date) -> Head:
         """The head once this refresh has ended. Its turns are over."""
-        freed = {name: None for name in ("importing", "deploying") if getattr(self, name) == base_date}
-        return replace(self, open=tuple(each for each in self.open if each != base_date), **freed)
+        return replace(
+            self,
+            open=tuple(each for each in self.open if each != base_date),
+            importing=None if self.importing == base_date else self.importing,
+            deploying=None if self.deploying == base_date else self.deploying,
+        )
 
     def now_serving(self, deployment: Deployment) -> Head:
         """The head once the campaign serves this."""

@@ -291,7 +291,7 @@ class Worker:
         now = self.clock()
         until = now + datetime.timedelta(seconds=self.policy.lease_seconds)
         if record.state == action.requested:
-            intent = replace(record, lease_until=until, not_before=None, **action.changes)
+            intent = replace(record, lease_until=until, not_before=None, note="", **action.changes)
         else:
             intent = record.moved(action.requested, action.reason, now, lease_until=until, **action.changes)
         written = self.ledger.write(intent)
