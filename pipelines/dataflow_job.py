@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Beam polls the job's state and messages every five seconds, and tells of them only here.
 _LOGGER = "apache_beam.runners.dataflow.dataflow_runner"
+_CANCELLATIONS, _PAUSE_SECONDS = 3, 1.0  # whoever interrupts a command waits for no more than that
 
 
 def submit(pipeline: Pipeline, name: str) -> Any:
@@ -65,10 +67,23 @@ def run(pipeline: Pipeline, name: str) -> None:
         page = job_page(result.job_id(), pipeline.options)
         raise JobFailed(f"the Dataflow job ended as {result.state}: {reason(str(error))}; more on {page}") from error
     except BaseException:
-        if not result.is_in_terminal_state():
-            print(f"{name}: cancelling the job", file=sys.stderr)
-            result.cancel()
+        _cancel(result, name, job_page(result.job_id(), pipeline.options))
         raise
+
+
+def _cancel(result: Any, name: str, page: str) -> None:
+    """Cancels a job that has not ended. Nothing is raised: why its caller stops matters more, and a person reads the rest."""
+    for attempt in range(1, _CANCELLATIONS + 1):
+        try:
+            if not result.is_in_terminal_state():
+                print(f"{name}: cancelling the job", file=sys.stderr)
+                result.cancel()
+            return
+        except Exception as error:  # the service's, its client's, the network's
+            if attempt == _CANCELLATIONS:
+                print(f"{name}: the job was not cancelled ({one_line(str(error))}): do it on {page}", file=sys.stderr)
+                return
+            time.sleep(_PAUSE_SECONDS)
 
 
 def page_of(job_id: str, region: str, project: str) -> str:

@@ -46,3 +46,35 @@ def test_files_that_cannot_be_uploaded_are_told_in_one_line() -> None:
     assert str(error.value) == (
         "the job's files were not written: Could not upload to GCS path gs://b/t: access denied. Please verify your credentials"
     )
+
+
+class Interrupted:
+    """A job whose wait is interrupted, and whose service loses the first connections."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost, self.cancelled = lost, False
+
+    def is_in_terminal_state(self) -> bool:
+        if self.lost:
+            self.lost -= 1
+            raise ConnectionResetError("the connection was lost")
+        return False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize("lost", [0, 2, 3])
+def test_a_lost_connection_does_not_keep_a_job_from_being_cancelled(
+    lost: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataflow_job, "_PAUSE_SECONDS", 0.0)
+    job = Interrupted(lost)
+    dataflow_job._cancel(job, "features", "https://page")
+    told = capsys.readouterr().err
+    assert job.cancelled == (lost < 3)
+    assert told == (
+        "features: cancelling the job\n"
+        if lost < 3
+        else "features: the job was not cancelled (the connection was lost): do it on https://page\n"
+    )
