@@ -102,16 +102,8 @@ class _ReadSplit(beam.DoFn):
 def _table_parts(pipeline: beam.Pipeline, source: BigQueryOrders, snapshot: Snapshot, work: Work) -> CustomerParts:
     """The orders of a table, or of a query's result, read and aggregated here."""
     from pipelines import read_bigquery
-    from pipelines.read_bigquery import Rows
 
-    if source.table:
-        columns = tuple((source.columns.get(name, name), name) for name in source.schema.names)
-        rows = pipeline | "Table" >> beam.Create(
-            [Rows(source.table, source.project, columns, snapshot_time=source.snapshot_time)]
-        )
-    else:
-        query = source.query(f"clv-orders-{work.attempt}", source.select, _labels(snapshot, work))
-        rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(read_bigquery.RunQuery())
+    rows = read_bigquery.order_rows(pipeline, source, work.attempt, _labels(snapshot, work), source.schema.names)
     batches = read_bigquery.read(rows, "Orders", unit="lines", total=source.rows)
     lines = batches | "NoneMalformed" >> beam.Map(lambda batch: (batch, []))
     return _from_lines(lines, source, snapshot, work, read_bigquery.require_all(rows, batches, "Orders"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipelines import orders_source
-from pipelines.orders_source import COLUMNS, OrdersSource
+from pipelines.orders_source import ORDER_LINES, LineKind, OrdersSource
 from transforms import schema, storage
 from transforms.errors import UsageError, one_line, rejected
 
@@ -28,6 +28,7 @@ class OrdersFormat:
     columns: dict[str, str] = field(default_factory=dict)
     csv_delimiter: str = ","
     csv_encoding: str = "utf8"
+    kind: LineKind = ORDER_LINES
 
 
 @dataclass(frozen=True)
@@ -68,49 +69,55 @@ def inspect(uri: str, how: OrdersFormat) -> OrderFiles:
     infos = [info for info in infos if _is_parquet(info.path) or _is_csv(info.path)]
     if not infos:
         raise rejected(
-            "--orders", uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists"
+            how.kind.argument, uri, "a .parquet, .csv or .csv.gz file, a folder or a pattern of such files that exists"
         )
     found: pa.Schema | None = None
     splits: list[Split] = []
     rows, days = 0, _Days()
     for info in infos:
         theirs, file_splits = _layout(filesystem, info.path, uri, how)
-        ours = orders_source.our_schema(theirs, how.columns, info.path)
+        ours = orders_source.our_schema(theirs, how.columns, info.path, kind=how.kind)
         if found is not None and not found.equals(ours):
             raise UsageError(
-                f"--orders {uri!r}: {info.path} holds {orders_source.differences(ours, found)}, unlike {infos[0].path}: accepted are "
-                "files of one schema"
+                f"{how.kind.argument} {uri!r}: {info.path} holds {orders_source.differences(ours, found, how.kind.columns)}, unlike "
+                f"{infos[0].path}: accepted are files of one schema"
             )
         found = ours
         splits += file_splits
         rows += _measure(filesystem, info.path, file_splits, how, ours, days)
     assert found is not None
     if not rows:
-        raise UsageError(f"--orders {uri!r} has no lines: accepted is at least one order line")
+        raise UsageError(f"{how.kind.argument} {uri!r} has no lines: accepted is at least one {how.kind.line}")
+    if how.kind.judge:
+        how.kind.judge(uri, days.others)
     if days.first is None or days.last is None:
         raise UsageError(
-            f"--orders {uri!r} has {rows} lines, none with a usable ordered_at: accepted is {schema.TIME_ACCEPTED}"
+            f"{how.kind.argument} {uri!r} has {rows} lines, none with a usable {how.kind.time}: accepted is {how.kind.time_accepted}"
         )
     files = tuple({"path": info.path, "bytes": info.size, "modified": str(info.mtime)} for info in infos)
     return OrderFiles(uri, how.columns, found, rows, days.first, days.last, True, how, tuple(splits), files)
 
 
-def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS) -> Iterator[pa.RecordBatch]:
+def read_split(split: Split, how: OrdersFormat, only: tuple[str, ...] | None = None) -> Iterator[pa.RecordBatch]:
     """The split's lines as record batches with our column names; malformed CSV lines are in none of them."""
     for batch, _ in read_split_with_malformed(split, how, only):
         yield batch
 
 
 def read_split_with_malformed(
-    split: Split, how: OrdersFormat, only: tuple[str, ...] = COLUMNS
+    split: Split, how: OrdersFormat, only: tuple[str, ...] | None = None
 ) -> Iterator[tuple[pa.RecordBatch, list[str]]]:
     """Batches, each with the text of the malformed CSV lines met while reading it.
+
+    Args:
+      only: our names of the columns to read; all where it is not given.
 
     Raises:
       UsageError: the file turns out to be damaged, or not in its encoding.
     """
     import pyarrow as pa
 
+    only = how.kind.columns if only is None else only
     filesystem, _ = storage.resolve(split.uri)
     names = {theirs: ours for ours, theirs in how.columns.items()}
     if _is_parquet(split.path):
@@ -121,7 +128,9 @@ def read_split_with_malformed(
         for batch, malformed in batches:
             yield batch.rename_columns([names.get(name, name) for name in batch.schema.names]), malformed
     except (pa.ArrowException, UnicodeError, OSError) as error:
-        raise UsageError(f"--orders {split.uri!r}: {split.path} is not readable: {_readable(error)}") from error
+        raise UsageError(
+            f"{how.kind.argument} {split.uri!r}: {split.path} is not readable: {_readable(error)}"
+        ) from error
 
 
 def _is_parquet(path: str) -> bool:
@@ -145,7 +154,7 @@ def _layout(filesystem: Any, path: str, uri: str, how: OrdersFormat) -> tuple[pa
             parquet = pq.ParquetFile(file)
             return parquet.schema_arrow, list(_row_group_splits(parquet.metadata, uri, path))
     except (pa.ArrowException, UnicodeError, OSError, LookupError) as error:
-        raise UsageError(f"--orders {uri!r}: {path} is not readable: {_readable(error)}") from error
+        raise UsageError(f"{how.kind.argument} {uri!r}: {path} is not readable: {_readable(error)}") from error
 
 
 def _readable(error: BaseException) -> str:
@@ -243,6 +252,7 @@ def csv_header(filesystem: Any, path: str, how: OrdersFormat) -> list[str]:
 class _Days:
     first: datetime.date | None = None
     last: datetime.date | None = None
+    others: list[tuple[Any, ...]] = field(default_factory=list)  # what the extents of a kind tell beyond days
 
     def add(self, first: datetime.date | None, last: datetime.date | None) -> None:
         self.first = min((d for d in (self.first, first) if d), default=None)
@@ -252,7 +262,7 @@ class _Days:
 def _measure(filesystem: Any, path: str, splits: list[Split], how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
     """Adds the file's first and last order day to ``days`` and returns its number of rows."""
     if _is_parquet(path):
-        known = _days_of_footer(filesystem, path, how.columns.get("ordered_at", "ordered_at"))
+        known = _days_of_footer(filesystem, path, how.columns.get(how.kind.time, how.kind.time))
         if known is not None:
             days.add(*known[1:])
             return known[0]
@@ -290,19 +300,20 @@ def _utc_day(moment: datetime.date) -> datetime.date:
 
 
 def _scan_days(split: Split, how: OrdersFormat, ours: pa.Schema, days: _Days) -> int:
-    """One pass over ordered_at alone, parsed by the same expression as in the job."""
+    """One pass over the time alone, parsed by the same expression as in the job."""
     import ibis
 
     from transforms import engines, pushdown
 
-    extent = pushdown.extent(ibis.table(ibis.Schema.from_pyarrow(ours), name="raw"))
+    extent = (how.kind.extent or pushdown.extent)(ibis.table(ibis.Schema.from_pyarrow(ours), name="raw"))
     sql = engines.compile_sql(extent, "duckdb")
     connection = engines.duckdb_connection()
     rows = 0
-    for batch, malformed in read_split_with_malformed(split, how, ("ordered_at",)):
+    for batch, malformed in read_split_with_malformed(split, how, (how.kind.time,)):
         connection.register("raw", batch)
         # All of the result: DuckDB refuses the next batch while a row might still be fetched.
-        ((_, low, high),) = connection.execute(sql).fetchall()
+        ((_, low, high, *others),) = connection.execute(sql).fetchall()
         days.add(low, high)
+        days.others.append(tuple(others))
         rows += batch.num_rows + len(malformed)
     return rows

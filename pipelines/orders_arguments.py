@@ -74,8 +74,15 @@ def instant(text: str) -> datetime.datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``OrdersArguments``."""
+def add(parser: argparse.ArgumentParser, *, aggregated: bool = True) -> Any:
+    """Adds the arguments of ``OrdersArguments``.
+
+    Args:
+      aggregated: whether the command aggregates the orders by customer; otherwise it is not asked how.
+
+    Returns:
+      The group of the arguments that name the lines, of which one is to be given.
+    """
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--orders", metavar="URI",
@@ -93,10 +100,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--csv_delimiter", type=options.character, default=",", help="the character between CSV fields")
     parser.add_argument("--csv_encoding", default="utf8", help="the text encoding of CSV files, such as latin-1")
-    parser.add_argument(
-        "--buckets", type=options.buckets, metavar="N",
-        help="groups of customers aggregated at a time; more need less memory (default: follows the input's size)",
-    )  # fmt: skip
+    if aggregated:
+        parser.add_argument(
+            "--buckets", type=options.buckets, metavar="N",
+            help="groups of customers aggregated at a time; more need less memory (default: follows the input's size)",
+        )  # fmt: skip
     parser.add_argument(
         "--snapshot_time", type=instant, metavar="TIME",
         help="BigQuery: orders as they were at this time, at most seven days ago (default: now; the manifest keeps it)",
@@ -105,6 +113,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--maximum_bytes_billed", type=whole_number(1), metavar="N",
         help="BigQuery: a query that would scan more bytes fails and costs nothing (default: no limit)",
     )  # fmt: skip
+    if not aggregated:
+        parser.set_defaults(buckets=None, no_pushdown=False, features_table=None)
+        return which
     parser.add_argument(
         "--no_pushdown", action="store_true",
         help="BigQuery: read the orders and aggregate them in this job, instead of having BigQuery do it",
@@ -113,6 +124,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--features_table", metavar="TABLE",
         help="BigQuery: keep the customers' features in project.dataset.table too, replacing the cutoff's partition",
     )  # fmt: skip
+    return which
 
 
 def add_print_sql(parser: argparse.ArgumentParser) -> None:

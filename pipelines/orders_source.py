@@ -7,10 +7,11 @@ told before a job starts is told there: what is missing, types that cannot becom
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transforms import storage
+from transforms import schema, storage
 from transforms.errors import UsageError, rejected
 
 if TYPE_CHECKING:
@@ -18,7 +19,35 @@ if TYPE_CHECKING:
 
 COLUMNS = ("customer_id", "ordered_at", "amount", "quantity", "unit_price",
            "order_id", "item_id", "country", "channel", "category")  # fmt: skip
-_TIMES, _MONEYS = ("ordered_at",), ("amount", "quantity", "unit_price")
+
+
+@dataclass(frozen=True)
+class LineKind:
+    """Which lines a source holds, and how a person speaks of them. Those of orders unless it says otherwise.
+
+    Attributes:
+      argument: names the source on the command line.
+      needed: columns a source must have; ``amount`` may be quantity and unit_price instead.
+      integer_times: whether the time may be an integer.
+      others: columns that may be text or any number.
+      extent: raw lines -> one row: how many, first and last day, then what ``judge`` wants; None: ``pushdown.extent``.
+      judge: looks at the rest of the extents of all batches. Raises UsageError.
+    """
+
+    argument: str = "--orders"
+    line: str = "order line"
+    columns: tuple[str, ...] = COLUMNS
+    needed: tuple[str, ...] = ("customer_id", "ordered_at", "amount")
+    time: str = "ordered_at"
+    integer_times: bool = False
+    moneys: tuple[str, ...] = ("amount", "quantity", "unit_price")
+    others: tuple[str, ...] = ()
+    time_accepted: str = schema.TIME_ACCEPTED
+    extent: Callable[[Any], Any] | None = None
+    judge: Callable[[str, list[tuple[Any, ...]]], None] | None = None
+
+
+ORDER_LINES = LineKind()
 
 
 @dataclass(frozen=True)
@@ -66,7 +95,7 @@ class OrdersSource:
         return self.end
 
 
-def parse_columns(text: str | None) -> dict[str, str]:
+def parse_columns(text: str | None, known: tuple[str, ...] = COLUMNS) -> dict[str, str]:
     """``our_name=their_name,...`` or a TOML file (pairs at the top, or in a table ``[columns]``)."""
     if not text:
         return {}
@@ -78,10 +107,10 @@ def parse_columns(text: str | None) -> dict[str, str]:
             raise rejected("--columns", text, "our_name=their_name,... or a .toml file")
         pairs = {ours.strip(): theirs.strip() for ours, _, theirs in parts}
     for ours, theirs in pairs.items():
-        if ours not in COLUMNS:
-            raise rejected("--columns", ours, "one of " + ", ".join(COLUMNS))
-        twice = [other for other in COLUMNS if other != ours and pairs.get(other, other) == theirs]
-        if twice and (twice[0] in pairs or theirs in COLUMNS):
+        if ours not in known:
+            raise rejected("--columns", ours, "one of " + ", ".join(known))
+        twice = [other for other in known if other != ours and pairs.get(other, other) == theirs]
+        if twice and (twice[0] in pairs or theirs in known):
             raise UsageError(
                 f"--columns {text!r} means the column {theirs} for {ours} and for {twice[0]}: accepted is one"
             )
@@ -101,8 +130,8 @@ def _read_toml(path: str) -> dict[str, str]:
     return dict(content)
 
 
-def differences(schema_: pa.Schema, other: pa.Schema) -> str:
-    names = [name for name in COLUMNS if name in schema_.names or name in other.names]
+def differences(schema_: pa.Schema, other: pa.Schema, columns: tuple[str, ...] = COLUMNS) -> str:
+    names = [name for name in columns if name in schema_.names or name in other.names]
     types = {
         name: [str(s.field(name).type) if name in s.names else "no column" for s in (schema_, other)] for name in names
     }
@@ -110,8 +139,9 @@ def differences(schema_: pa.Schema, other: pa.Schema) -> str:
 
 
 def our_schema(
-    theirs: pa.Schema, columns: dict[str, str], where: str, shown: dict[str, str] | None = None
-) -> pa.Schema:
+    theirs: pa.Schema, columns: dict[str, str], where: str, shown: dict[str, str] | None = None,
+    kind: LineKind = ORDER_LINES,
+) -> pa.Schema:  # fmt: skip
     """Our columns of a source, with the types they have there.
 
     Args:
@@ -124,20 +154,20 @@ def our_schema(
     """
     import pyarrow as pa
 
-    for name in (columns.get(ours, ours) for ours in COLUMNS):
+    for name in (columns.get(ours, ours) for ours in kind.columns):
         if theirs.names.count(name) > 1:
             raise UsageError(f"{where} has the column {name} {theirs.names.count(name)} times: accepted is once")
     fields = []
-    for ours in COLUMNS:
+    for ours in kind.columns:
         name = columns.get(ours, ours)
         if name in theirs.names:
             fields.append(pa.field(ours, value_type(theirs.field(name).type)))
         elif ours in columns:
             raise rejected("--columns", f"{ours}={name}", f"a column of {where}: {', '.join(theirs.names)}")
     present = {field_.name for field_ in fields}
-    needed = ["customer_id", "ordered_at"] + ([] if {"quantity", "unit_price"} <= present else ["amount"])
-    for ours in needed:
-        if ours not in present:
+    product = {"quantity", "unit_price"} <= present
+    for ours in kind.needed:
+        if ours not in present and not (ours == "amount" and product):
             hint = " (or both quantity and unit_price)" if ours == "amount" else ""
             mend = f"name it by --columns {ours}=..."
             if where.endswith((".csv", ".csv.gz")) and len(theirs.names) == 1:
@@ -145,7 +175,7 @@ def our_schema(
             raise UsageError(f"{where} has no column {ours}{hint}: {mend}; it has {', '.join(theirs.names)}")
     for field_ in fields:
         name = columns.get(field_.name, field_.name)
-        _check_type(field_, where, name, (shown or {}).get(name, str(field_.type)))
+        _check_type(field_, where, name, (shown or {}).get(name, str(field_.type)), kind)
     return pa.schema(fields)
 
 
@@ -172,14 +202,16 @@ def plain(column: pa.Array) -> pa.Array:
     return column.cast(type_)
 
 
-def _check_type(field_: pa.Field, where: str, theirs: str, shown: str) -> None:
+def _check_type(field_: pa.Field, where: str, theirs: str, shown: str, kind: LineKind) -> None:
     from pyarrow import types as t
 
     text = t.is_string(field_.type) or t.is_large_string(field_.type) or t.is_string_view(field_.type)
-    if field_.name in _TIMES:
+    number = t.is_integer(field_.type) or t.is_floating(field_.type) or t.is_decimal(field_.type)
+    if field_.name == kind.time:
         fits, accepted = text or t.is_timestamp(field_.type) or t.is_date(field_.type), "timestamp, date or text"
-    elif field_.name in _MONEYS:
-        number = t.is_integer(field_.type) or t.is_floating(field_.type) or t.is_decimal(field_.type)
+        if kind.integer_times:
+            fits, accepted = fits or t.is_integer(field_.type), "timestamp, date, text or integer"
+    elif field_.name in kind.moneys or field_.name in kind.others:
         fits, accepted = text or number, "integer, float, decimal or text"
     elif field_.name == "customer_id":
         fits, accepted = text or t.is_integer(field_.type) or t.is_floating(field_.type), "text, integer or float"

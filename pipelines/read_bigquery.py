@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from transforms.pushdown import ACTIVITY_COLUMNS, FATE, LINES
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipelines.bigquery_orders import BigQueryOrders
 
 _LOG = logging.getLogger(__name__)
 # BigQuery's pages have some 1,000 rows: DuckDB's cost per query would be most of the work (20 times as much, measured).
@@ -139,11 +141,21 @@ class _ReadStream(beam.DoFn):
         self.unit, self.total = unit, total
 
     def process(self, element: tuple[Rows, str]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in read_stream(*element):
-            yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names)
+        for batch in plain_batches(*element):
+            yield batch
             progress.advance(self.unit, batch.num_rows, self.total)
+
+
+def plain_batches(rows: Rows, stream: str) -> Iterator[pa.RecordBatch]:
+    """As ``read_stream``, in the types that sources of orders have.
+
+    Raises:
+      UsageError: as ``read_stream``.
+    """
+    import pyarrow as pa
+
+    for batch in read_stream(rows, stream):
+        yield pa.RecordBatch.from_arrays([_plain(column) for column in batch.columns], batch.schema.names)
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -162,11 +174,33 @@ def read(
       label: distinguishes the transforms' names.
       unit: what the rows are, for the progress display, where ``total`` of them are expected.
     """
-    return (
-        rows
-        | f"OpenSession{label}" >> beam.ParDo(_OpenSession())
-        | f"SpreadStreams{label}" >> beam.Reshuffle()
-        | f"ReadStreams{label}" >> beam.ParDo(_ReadStream(unit, total))
+    return streams(rows, label) | f"ReadStreams{label}" >> beam.ParDo(_ReadStream(unit, total))
+
+
+def streams(rows: PCollection[Rows], label: str) -> PCollection[tuple[Rows, str]]:
+    """The rows with the names of the streams that together hold each of them once, spread over the workers."""
+    return rows | f"OpenSession{label}" >> beam.ParDo(_OpenSession()) | f"SpreadStreams{label}" >> beam.Reshuffle()
+
+
+def order_rows(
+    pipeline: beam.Pipeline, source: BigQueryOrders, attempt: str, labels: dict[str, str], names: Sequence[str]
+) -> PCollection[Rows]:
+    """The orders of a table, or of a query's result: one element.
+
+    Args:
+      names: our names of the columns that are wanted.
+    """
+    if source.table:
+        columns = tuple((source.columns.get(name, name), name) for name in names)
+        return pipeline | "Table" >> beam.Create(
+            [Rows(source.table, source.project, columns, snapshot_time=source.snapshot_time)]
+        )
+    query = source.query(f"clv-orders-{attempt}", source.select, labels)
+    rows = pipeline | "Query" >> beam.Create([query]) | "RunQuery" >> beam.ParDo(RunQuery())
+    if list(names) == source.schema.names:
+        return rows
+    return rows | "Columns" >> beam.Map(
+        lambda found, names: replace(found, columns=names), tuple((n, n) for n in names)
     )
 
 

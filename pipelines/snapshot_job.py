@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 STATISTICS, SKEW = "statistics", "skew.json"  # in the output
 
+_ROWS = {"interactions": "interactions"}  # what a directory has a row for, where it is no customer
+
 # Read from each file of dead letters for the examples in the manifest.
 _EXAMPLE_BYTES = 1 << 20
 
@@ -159,11 +161,7 @@ class _Complete(beam.DoFn):
         if not is_repeat:
             self._require_attempt()  # one that was overtaken writes nothing into the directory of the next
         ledger = Ledger.of(counts)
-        if this.lines is not None and ledger.read != this.lines:
-            raise UsageError(
-                f"{this.arguments['orders']} had {this.lines} lines when the job began, and {ledger.read} when it read them: "
-                "orders must not change meanwhile; run the step again"
-            )
+        require_lines(this.arguments["orders"], this.lines, ledger.read)
         rows = sum(ledger.customers.values())
         if sum(part["rows"] for part in parts) != rows or sum(split.rows for split in described) != rows:
             raise RuntimeError(f"{rows} customers were counted, but the parts or the statistics hold others: {parts}")
@@ -217,6 +215,15 @@ class _Complete(beam.DoFn):
         except UsageError:
             scratch.clear(self.completion.output, self.completion.attempt)
             raise
+
+
+def require_lines(orders: str, expected: int | None, read: int) -> None:
+    """Raises: UsageError where other lines were read than there were when the job began (None: they may change)."""
+    if expected is not None and read != expected:
+        raise UsageError(
+            f"{orders} had {expected} lines when the job began, and {read} when it read them: "
+            "orders must not change meanwhile; run the step again"
+        )
 
 
 def _activity(daily: pa.Table) -> dict[str, Any]:
@@ -325,10 +332,14 @@ def complete(
             *map(AsList, (customer_parts.dead_letters, *written)),
         )
     )
-    if not dataflow_options.waits(pipeline.options):  # nobody else will: the worker's log has what the command says
-        kind, output = completion.kind, completion.output
-        completed | "Report" >> beam.Map(lambda manifest, kind, output: report(kind, manifest, output), kind, output)
+    report_at_end(completed, completion.kind, completion.output)
     return completed
+
+
+def report_at_end(completed: PCollection[dict[str, Any]], kind: str, output: str) -> None:
+    """Has the job itself report its manifest where the command does not wait: the worker's log has what it would say."""
+    if not dataflow_options.waits(completed.pipeline.options):
+        completed | "Report" >> beam.Map(lambda manifest, kind, output: report(kind, manifest, output), kind, output)
 
 
 def make(
@@ -382,7 +393,7 @@ def report(kind: str, manifest: dict[str, Any], output: str) -> None:
     """One paragraph on stderr: what a person asks first after a run."""
     lines = manifest["lines"]
     print(
-        f"{kind}: {manifest['rows']:,} customers from {lines['used']:,} of {lines['read']:,} lines -> {output}",
+        f"{kind}: {manifest['rows']:,} {_ROWS.get(kind, 'customers')} from {lines['used']:,} of {lines['read']:,} lines -> {output}",
         file=sys.stderr,
     )
     for name in ("excluded", "dead_letters"):

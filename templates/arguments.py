@@ -31,6 +31,10 @@ def parser(name: str) -> ArgumentParser:
         from pipelines import features
 
         return features.parser()
+    if name == "interactions":
+        from pipelines import interactions
+
+        return interactions.parser()
     from pipelines import predict
 
     return predict.parser()
@@ -50,6 +54,10 @@ def parse(name: str, argv: list[str]) -> None:
         from pipelines import features
 
         features.FeaturesOptions.parse(argv)
+    elif name == "interactions":
+        from pipelines import interactions
+
+        interactions.InteractionsOptions.parse(argv)
     else:
         from pipelines import predict
 

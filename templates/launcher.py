@@ -77,6 +77,10 @@ def start(name: str, argv: list[str]) -> int:
         from pipelines import features
 
         return features.main(argv)
+    if name == "interactions":
+        from pipelines import interactions
+
+        return interactions.main(argv)
     from pipelines import predict
 
     return predict.main(argv)

@@ -70,6 +70,7 @@ _PROJECT = r"([a-z][a-z0-9.-]{1,61}:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 _TABLE = rf"{_PROJECT}\.[A-Za-z0-9_]{{1,1000}}\.[A-Za-z0-9_-]+( +[A-Za-z0-9_-]+)*"
 _COLUMN = "(customer_id|ordered_at|amount|quantity|unit_price|order_id|item_id|country|channel|category)"
 _PAIR = rf"{_COLUMN}= *[^,\s][^,]*"
+_ANY_PAIR = r"[A-Za-z][A-Za-z0-9_]{0,62}= *[^,\s][^,]*"
 _GUARD = rf"({'|'.join(GUARDS)})= *[^;\s][^;]*"
 _LONG, _SHORT = "(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])", "(0[469]|11)-(0[1-9]|[12][0-9]|30)"
 _LEAP = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)"
@@ -105,6 +106,23 @@ OVERRIDES = Kind(
     "TEXT", rf"^{_GUARD}({SEPARATOR} *{_GUARD})*$",
     f"GUARD=REASON, several separated by {SEPARATOR}, GUARD one of {', '.join(GUARDS)}",
 )  # fmt: skip
+# Events have columns of their own, and context of any name.
+ANY_COLUMNS = Kind(
+    "TEXT",
+    rf"^({_BUCKET}/{_IN_NAME}*\.toml|{_ANY_PAIR}(, *{_ANY_PAIR})*)$",
+    "our_name=their_name,... or a gs:// file ending in .toml",
+)
+OUTPUT_ANYWHERE = Kind(
+    "TEXT", rf"^(gs|s3)://[a-z0-9][-a-z0-9._]+[a-z0-9](/{_IN_NAME}*)?$",
+    "a gs:// or s3:// directory, without # ? [ ] * in its name",
+)  # fmt: skip
+EVENTS = Kind(
+    "TEXT", rf"^{_BUCKET}(/[^\x00-\x1f\x7f-\x9f]*)?$", "a gs:// file, directory or pattern"
+)  # fmt: skip
+_NAME = "[A-Za-z][A-Za-z0-9_]{0,62}"
+CONTEXT = Kind("TEXT", rf"^{_NAME}( *, *{_NAME}){{0,4}}$", "at most five names of columns, such as device,country")
+EVENT_TYPE = Kind("TEXT", r"^[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]{0,255}$", "a text of 1 to 256 characters")
+TIME_UNIT = Kind("TEXT", "^(s|ms|us)$", "s, ms or us")
 DATE = Kind("TEXT", rf"^{_DAY}$", "a date such as 2011-08-08")
 TIME = Kind(
     "TEXT", rf"^{_DAY}([T ]{_HOUR_MINUTE}(:[0-5][0-9](\.[0-9]{{1,6}})?)?(Z|[+-]{_HOUR_MINUTE})?)?$",
@@ -139,6 +157,7 @@ _ORDERS: dict[str, Parameter] = {
     "no_pushdown": Parameter("Aggregate in the job", FLAG),
     "features_table": Parameter("Table of features", TABLE),
 }
+_AGGREGATED = ("buckets", "no_pushdown", "features_table")
 _QUIET_DAYS = Parameter("Days without an order", DAYS_OR_ZERO)
 _PRINT_SQL = {"print_sql": "it prints to a person's terminal and makes no job"}
 
@@ -202,5 +221,32 @@ TEMPLATES: dict[str, Template] = {
             "skew_thresholds": Parameter("Thresholds of skew", FILE),
         },
         _PRINT_SQL,
+    ),
+    "interactions": Template(
+        "CLV interactions",
+        "Exports interactions of customers with items from orders or behaviour events: CSV files and schema as Amazon "
+        "Personalize imports them, checked against its limits.",
+        {
+            **{name: parameter for name, parameter in _ORDERS.items() if name not in _AGGREGATED},
+            "columns": Parameter(
+                "Foreign column names", ANY_COLUMNS,
+                help="foreign column names as our_name=their_name,..., or a TOML file of such pairs; of events ours are "
+                "customer_id, item_id, occurred_at, event_type, event_value and the context",
+            ),
+            "events": Parameter(
+                "Behaviour events", EVENTS,
+                help="behaviour events as Parquet or CSV (also .csv.gz), instead of orders: a file, a folder or a pattern",
+            ),
+            "event_type": Parameter("Event type", EVENT_TYPE),
+            "no_event_value": Parameter("Leave EVENT_VALUE out", FLAG),
+            "context": Parameter("Context columns", CONTEXT),
+            "time_unit": Parameter("Unit of integer times", TIME_UNIT),
+            "since": Parameter("Since", DATE),
+            "until": Parameter("Until", DATE),
+            "newest_within_days": Parameter("Most days since the newest", DAYS_OR_ZERO),
+            "limits": Parameter("Limits of the service", FILE),
+            "output": Parameter("Output", OUTPUT_ANYWHERE, help="the directory to make"),
+        },
+        {},
     ),
 }  # fmt: skip

@@ -39,25 +39,25 @@ def clean_orders(raw: ir.Table, *, keep_raw: bool = False) -> ir.Table:
       ``schema.EXCLUDED`` or ``schema.DEAD_LETTERS``.
     """
     kept = {RAW_PREFIX + name: raw[name] for name in raw.columns} if keep_raw else {}
-    given = {name: _given(raw, name) for name in ("customer_id", "ordered_at", "amount", "quantity", "unit_price")}
+    given = {name: column_of(raw, name) for name in ("customer_id", "ordered_at", "amount", "quantity", "unit_price")}
     typed = raw.select(
-        customer_id=_identifier(given["customer_id"]),
-        ordered_at=_time(given["ordered_at"]),
-        amount=_number(given["amount"]),
-        quantity=_number(given["quantity"]),
-        unit_price=_number(given["unit_price"]),
-        has_id=_present(given["customer_id"]),
+        customer_id=identifier(given["customer_id"]),
+        ordered_at=instant(given["ordered_at"]),
+        amount=money(given["amount"]),
+        quantity=money(given["quantity"]),
+        unit_price=money(given["unit_price"]),
+        has_id=is_present(given["customer_id"]),
         has_amount=given["amount"].notnull(),
         has_quantity=given["quantity"].notnull(),
         has_unit_price=given["unit_price"].notnull(),
-        **{name: _identifier(_given(raw, name)) for name in _TEXTS},
+        **{name: identifier(column_of(raw, name)) for name in _TEXTS},
         **kept,
     )
     priced = typed.mutate(
         order_day=typed.ordered_at.date(),
-        amount=_below(typed.amount, schema.MONEY_LIMIT),
-        quantity=_below(typed.quantity, schema.FACTOR_LIMIT),
-        unit_price=_below(typed.unit_price, schema.FACTOR_LIMIT),
+        amount=below(typed.amount, schema.MONEY_LIMIT),
+        quantity=below(typed.quantity, schema.FACTOR_LIMIT),
+        unit_price=below(typed.unit_price, schema.FACTOR_LIMIT),
     )
     product = engines.multiply_money(priced.quantity, priced.unit_price)
     valued = priced.mutate(amount=ibis.ifelse(priced.has_amount, priced.amount, product))
@@ -70,7 +70,7 @@ def clean_orders(raw: ir.Table, *, keep_raw: bool = False) -> ir.Table:
         (valued.has_quantity & valued.quantity.isnull(), "bad_quantity"),
         (~valued.has_amount & valued.has_unit_price & valued.unit_price.isnull(), "bad_unit_price"),
         (valued.amount.isnull(), "missing_amount"),
-        (_below(valued.amount, schema.MONEY_LIMIT).isnull(), "amount_out_of_range"),
+        (below(valued.amount, schema.MONEY_LIMIT).isnull(), "amount_out_of_range"),
         else_=ibis.null(dt.string),
     )
     return valued.select(*schema.names(schema.ORDERS), *kept, reason=reason)
@@ -117,10 +117,10 @@ def _python_text(letters: ir.Table, name: str, then: str) -> ir.StringValue:
 
 def order_days(raw: ir.Table) -> ir.DateValue:
     """The order day of each raw line, as ``clean_orders`` has it; reads nothing but ordered_at."""
-    return _time(_given(raw, "ordered_at")).date()
+    return instant(column_of(raw, "ordered_at")).date()
 
 
-def _given(raw: ir.Table, name: str) -> ir.Value:
+def column_of(raw: ir.Table, name: str) -> ir.Value:
     """The column, with empty text as null; null throughout where the source has no such column."""
     if name not in raw.columns:
         return ibis.null(dt.string)
@@ -128,21 +128,21 @@ def _given(raw: ir.Table, name: str) -> ir.Value:
     return column.nullif("") if column.type().is_string() else column
 
 
-def _present(identifier: ir.Value) -> ir.BooleanValue:
+def is_present(identifier: ir.Value) -> ir.BooleanValue:
     # pandas writes a missing whole number as NaN: no id, not a wrong one.
     if identifier.type().is_floating():
         return identifier.notnull() & ~identifier.isnan()
     return identifier.notnull()
 
 
-def _identifier(column: ir.Value) -> ir.StringValue:
+def identifier(column: ir.Value) -> ir.StringValue:
     if column.type().is_floating():
         text = column.cast(dt.float64).cast(dt.string).re_replace(r"\.0$", "").re_replace("^-0$", "0")
         return ibis.ifelse(text.re_search(_WHOLE_PATTERN), text, ibis.null(dt.string))
     return column if column.type().is_string() else column.cast(dt.string)
 
 
-def _time(column: ir.Value) -> ir.TimestampValue:
+def instant(column: ir.Value) -> ir.TimestampValue:
     """The instant; null where the text is no time, or the time is outside the years of the contract."""
     if column.type().is_string():
         instant = engines.parse_timestamp(ibis.ifelse(column.re_search(TIME_PATTERN), column, ibis.null(dt.string)))
@@ -152,7 +152,7 @@ def _time(column: ir.Value) -> ir.TimestampValue:
     return ibis.ifelse((instant >= start) & (instant < end), instant, ibis.null(dt.Timestamp("UTC")))
 
 
-def _number(column: ir.Value) -> ir.DecimalValue:
+def money(column: ir.Value) -> ir.DecimalValue:
     """The column as money; null where it is null or not a finite number."""
     kind = column.type()
     if kind.is_integer() or (kind.is_decimal() and kind.scale is not None and kind.scale <= 9):
@@ -166,6 +166,6 @@ def _number(column: ir.Value) -> ir.DecimalValue:
     return engines.parse_money(ibis.ifelse(column.re_search(NUMBER_PATTERN), column, ibis.null(dt.string)))
 
 
-def _below(number: ir.DecimalValue, limit: int) -> ir.DecimalValue:
+def below(number: ir.DecimalValue, limit: int) -> ir.DecimalValue:
     """The number, null where its size reaches the limit."""
     return ibis.ifelse(number.abs() < ibis.literal(limit).cast(engines.MONEY), number, ibis.null(engines.MONEY))

@@ -139,7 +139,11 @@ def test_a_guard_that_trips_passes_its_exit_code_through(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("variables", "given", "said"),
     [
-        ({}, [], "the environment variable CLV_TEMPLATE '' is not usable: accepted is publish, features, predict"),
+        (
+            {},
+            [],
+            "the environment variable CLV_TEMPLATE '' is not usable: accepted is publish, features, predict, interactions",
+        ),
         ({"CLV_TEMPLATE": "publishing"}, [], "'publishing' is not usable"),
         ({"CLV_TEMPLATE": "publish"}, listed(LEAST["publish"]), "the environment variable CLV_IMAGE '' is not usable"),
         (environment(image="gcr.io/shop/clv:latest"), ["--check"], "CLV_IMAGE 'gcr.io/shop/clv:latest' is not usable"),

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines import orders_source, predict, publish, publish_guards, publish_options
+from pipelines import interactions, orders_source, predict, publish, publish_guards, publish_options
 from pipelines.bigquery import Table
 from pipelines.features import FeaturesOptions
 from pipelines.orders_arguments import instant
@@ -26,9 +26,10 @@ from serving import store
 from templates import metadata, parameters
 from templates.parameters import TEMPLATES
 from tests.dataflow.discovery import Discovery
-from tests.templates.values import LEAST, USABLE_AND_NOT
+from tests.templates.values import LEAST, USABLE_AND_NOT, USABLE_AND_NOT_THERE
 from transforms import storage
 from transforms.errors import UsageError
+from transforms.interactions import EVENT_COLUMNS, RESERVED
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = [(name, parameter) for name, template in TEMPLATES.items() for parameter in template.offered]
@@ -57,7 +58,12 @@ def parsed(name: str, given: dict[str, str]) -> dict[str, Any]:
     if name == "publish":
         options: Any = publish_options.parse(argv)[0]
         return {**vars(options), **vars(options.places)}
-    options = (FeaturesOptions if name == "features" else predict.PredictOptions).parse(argv)[0]
+    kinds = {
+        "features": FeaturesOptions,
+        "predict": predict.PredictOptions,
+        "interactions": interactions.InteractionsOptions,
+    }
+    options = kinds[name].parse(argv)[0]
     return {**vars(options), **vars(options.orders)}
 
 
@@ -66,13 +72,16 @@ def accepts(name: str, parameter: str, value: str) -> bool:
     least = dict(LEAST[name])
     if value.startswith("gs://") and storage.resolve(value)[1] != value.removeprefix("gs://").rstrip("/"):
         return False  # it would be another place than the one that was named
-    if parameter == "orders_query":
+    if parameter in ("orders_query", "events"):
         del least["orders"]
+    if name == "interactions" and parameter in ("context", "time_unit"):
+        least["events"] = least.pop("orders")
     if parameter == "bigquery_table":
         least["staging"] = "gs://shop/staging"
     try:
         if parameter == "columns" and not value.endswith(".toml"):  # a file is opened with the orders
-            orders_source.parse_columns(value)
+            names = tuple(pair.partition("=")[0].strip() for pair in value.split(","))
+            orders_source.parse_columns(value, names if name == "interactions" else orders_source.COLUMNS)
         elif parameter == "override":
             publish_guards.parse_overrides(part.strip() for part in value.split(";"))
         elif parameter in ("bigquery_table", "features_table"):
@@ -131,7 +140,7 @@ def test_defaults_are_those_of_the_command(name: str, parameter: str) -> None:
 
 @pytest.mark.parametrize(("name", "parameter"), EVERY)
 def test_usable_and_unusable_values(name: str, parameter: str) -> None:
-    usable, unusable = USABLE_AND_NOT[parameter]
+    usable, unusable = USABLE_AND_NOT_THERE.get((name, parameter)) or USABLE_AND_NOT[parameter]
     for value in usable:
         assert matches(name, parameter, value), value
         assert accepts(name, parameter, value), value
@@ -154,6 +163,10 @@ def test_what_the_regex_accepts_the_parser_accepts(name: str, parameter: str) ->
             named = [pair.partition("=")[0].strip() for pair in value.split(",")]
             theirs = [pair.partition("=")[2].strip() for pair in value.split(",")]
             assume(len({*named, *theirs}) == 2 * len(named))
+        if parameter == "context":
+            columns = [column.strip() for column in value.split(",")]
+            assume(len({column.upper() for column in columns}) == len(columns))
+            assume(not {column.upper() for column in columns} & set(RESERVED) and not {*columns} & set(EVENT_COLUMNS))
         assert accepts(name, parameter, value), value
 
     agree()
@@ -195,7 +208,9 @@ def examples() -> list[tuple[str, str, str]]:
     found = []
     for page in pages:
         text = re.sub(r"\\{1,2}\n\s*", " ", page.read_text())
-        for name, rest in re.findall(r"python -m pipelines\.(publish|features|predict) (?:\.\.\. )?(-.*)", text):
+        for name, rest in re.findall(
+            r"python -m pipelines\.(publish|features|predict|interactions) (?:\.\.\. )?(-.*)", text
+        ):
             try:
                 words = shlex.split(rest.replace("...", ""), comments=True)
             except ValueError:
@@ -211,7 +226,9 @@ def test_examples_of_the_pages_and_of_help_are_accepted() -> None:
     checked = set()
     for name, parameter, value in examples():
         local = "://" not in value or value.startswith("sqlite://")
-        if local and (described(name)[parameter]["paramType"] in places or parameter in ("orders", "serving")):
+        if local and (
+            described(name)[parameter]["paramType"] in places or parameter in ("orders", "events", "output", "serving")
+        ):
             assert not matches(name, parameter, value), value
             continue
         assert matches(name, parameter, value), (name, parameter, value)

@@ -19,6 +19,10 @@ LEAST: dict[str, dict[str, str]] = {
         "model": "gs://shop/models/m1",
         "output": "gs://shop/predictions/2011-12-10",
     },
+    "interactions": {
+        "orders": "gs://shop/orders/*.parquet",
+        "output": "s3://shop/interactions/2011-12-10",
+    },
 }
 
 _DIRECTORY = (
@@ -140,5 +144,26 @@ USABLE_AND_NOT: dict[str, tuple[list[str], list[str]]] = {
         ["2011-08-08", "2012-02-29", "2000-02-29", "9999-12-31"],
         ["2011-02-29", "1900-02-29", "2011-13-01", "2011-04-31", "2011-8-8", "08.08.2011", "20110808", "2011-08-08T00:00", ""],
     ),
+    "events": (["gs://shop/events", "gs://shop/e?.parquet"], ["events.parquet", "bigquery://my-project.shop.events", "s3://shop/e", ""]),
+    "event_type": (["purchase", "add to cart", "é" * 256, "a;b"], ["", " ", " purchase", "a\nb", "x" * 257]),
+    "no_event_value": _FLAG,
+    "context": (["device", "Device, level_2", "a,b,c,d,e"], ["", "a,", "1a", "a b", "é", "a,b,c,d,e,f", "a" * 64]),
+    "time_unit": (["s", "ms", "us"], ["ns", "S", "seconds", ""]),
+    "since": (["2011-12-10"], ["2011-12-32", "yesterday"]),
+    "until": (["2011-12-10"], ["2011-12-32", "today"]),
+    "newest_within_days": (["0", "3", "100000"], ["-1", "00", "100001", "1.5", ""]),
+    "limits": _FILE,
     "as_of": (["2011-12-10"], ["2011-12-32", "today", "2011-00-10"]),
+}  # fmt: skip
+
+# Where a template takes other values than the others do.
+USABLE_AND_NOT_THERE: dict[tuple[str, str], tuple[list[str], list[str]]] = {
+    ("interactions", "output"): (
+        [*_DIRECTORY[0], "s3://shop/a", "s3://my.shop-1/interactions/2011-12-10"],
+        [*(value for value in _DIRECTORY[1] if not value.startswith("s3://")), "s3://", "s3://Shop/a", "s3://shop/*", "s3a://shop/a"],
+    ),
+    ("interactions", "columns"): (
+        [*USABLE_AND_NOT["columns"][0], "occurred_at=at,event_type=kind", "device=Device type"],
+        ["customer_id=", "customer_id=a,", "columns.toml", "gs://shop/columns.json", "customer_id= ,amount=a", "1=a", "a b=c"],
+    ),
 }  # fmt: skip
