@@ -47,8 +47,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-template deploy test test-emulators test-browser test-templates test-airflow lint lock dags-picture \
-	googlesql emulators airflow clean
+.PHONY: help setup demo demo-refresh demo-template deploy test test-emulators test-browser test-templates test-airflow test-refresh lint lock \
+	dags-picture googlesql dynalite emulators airflow clean
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ $(STAMP): requirements.lock
 
 demo: setup ## set-up + the whole cycle on the CDNOW orders, ends with a customer's prediction
 	@$(BIN)/python -m orchestration.demo
+
+demo-refresh: setup ## the refresh of a recommender's campaign, without an account: four weeks in a quarter of a minute
+	@$(BIN)/python -m orchestration.refresh demo
 
 demo-template: setup emulators ## the publish template built and launched by the real gcloud, without a cloud
 	@$(BIN)/python -m tests.templates.demo
@@ -89,6 +92,9 @@ test-templates: setup emulators ## the Flex Templates, launched by the real gclo
 # Each of the two processes has emulators, a scheduler and jobs of its own: more would not be faster.
 test-airflow: setup emulators airflow ## the DAGs, run by the real Airflow against emulators and stand-ins of Google's services
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m airflow
+
+test-refresh: setup dynalite ## the refresh's ledger in a DynamoDB on this machine, and its thousands of random schedules (needs npm)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m refresh
 
 emulators: $(EMULATORS_STAMP) ## the emulators' environment in .venv-emulators (needs Python 3.13 or newer)
 
@@ -121,13 +127,21 @@ lint: setup ## ruff and mypy
 # Google's own SQL analyser and evaluator, as an npm package; where it cannot be had its tests say so and are skipped
 # (.ci/run takes no skipped test). Node does not look at the machine's own certificates unless it is told to.
 SYSTEM_CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
+NPM_CI = NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(SYSTEM_CERTIFICATES)}" npm ci --ignore-scripts --no-audit --no-fund \
+	--fetch-retries=1 --loglevel=error --prefix
 googlesql: tests/googlesql/node_modules/.installed
 tests/googlesql/node_modules/.installed: tests/googlesql/package-lock.json
 	@if command -v npm >/dev/null; then \
-		NODE_EXTRA_CA_CERTS="$${NODE_EXTRA_CA_CERTS:-$(SYSTEM_CERTIFICATES)}" npm ci --ignore-scripts --no-audit --no-fund \
-			--fetch-retries=1 --loglevel=error --prefix tests/googlesql && touch $@ \
+		$(NPM_CI) tests/googlesql && touch $@ \
 			|| echo "npm could not install GoogleSQL: its tests will be skipped"; \
 	else echo "npm is not installed: the GoogleSQL tests will be skipped"; fi
+
+# DynamoDB whose conditional writes are atomic, which moto's are not.
+dynalite: tests/dynalite/node_modules/.installed
+tests/dynalite/node_modules/.installed: tests/dynalite/package-lock.json
+	@command -v npm >/dev/null || { echo "error: npm is not installed, and test-refresh needs it: install Node.js 18 or newer"; exit 2; }
+	@$(NPM_CI) tests/dynalite || { echo "error: npm could not install dynalite: see above"; exit 1; }
+	@touch $@
 
 lock: setup ## requirements.lock anew from pyproject.toml, and those of the images, Airflow and the emulators
 	$(call compile,requirements.lock,3.11) --group dev --extra tune --extra aws pyproject.toml

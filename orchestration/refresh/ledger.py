@@ -61,11 +61,7 @@ class Ledger(ABC):
 
     def records(self, campaign: str) -> list[Record]:
         """All refreshes of a campaign, the latest first."""
-        found = [
-            record_of(campaign, datetime.date.fromisoformat(key), row)
-            for key, row in self._rows(campaign)
-            if key != HEAD
-        ]
+        found = [record_of(campaign, _day(campaign, key), row) for key, row in self._rows(campaign) if key != HEAD]
         return sorted(found, key=lambda record: record.base_date, reverse=True)
 
     def head(self, campaign: str) -> Head:
@@ -121,6 +117,9 @@ def record_of(campaign: str, base_date: datetime.date, row: Mapping[str, Any]) -
         values["history"] = tuple(
             Transition(_time(each["at"]), State(each["state"]), each["reason"]) for each in row["history"]
         )
+        if not values["history"]:
+            raise ValueError("it has no history")
+        values["metrics"] = {name: float(value) for name, value in row.get("metrics", {}).items()}
         return Record(campaign, base_date, **values)
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(
@@ -144,9 +143,28 @@ def head_of(campaign: str, row: Mapping[str, Any]) -> Head:
         raise UsageError(f"the ledger's head of {campaign} is not one of this version's: {error!r}") from error
 
 
+def _day(campaign: str, key: str) -> datetime.date:
+    """A record's key. Raises: UsageError for what is none, or is one in another form."""
+    try:
+        day = datetime.date.fromisoformat(key)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != key:
+        raise UsageError(
+            f"the ledger's row of {campaign} {key!r} is not one of this version's: accepted is YYYY-MM-DD or {HEAD}"
+        )
+    return day
+
+
 def _values(row: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """A field that a later version added has its default in rows of before."""
+    """A field that a later version added has its default in rows of before.
+
+    Raises: TypeError for a value of another type than the field's default.
+    """
     values = {each.name: row[each.name] for each in fields(kind) if each.name in row}
+    for each in fields(kind):
+        if isinstance(each.default, (str, int)) and type(values.get(each.name, each.default)) is not type(each.default):
+            raise TypeError(f"{each.name} is {values[each.name]!r}")
     for name in _DATES:
         if values.get(name) is not None:
             values[name] = datetime.date.fromisoformat(values[name])

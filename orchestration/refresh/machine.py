@@ -21,6 +21,7 @@ Why it cannot do harm, however many workers there are and whenever they die:
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -82,7 +83,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Move:
-    """Write the record in its next state. ``stop`` names a training that nobody needs any more."""
+    """Write the record in its next state, having stopped the training ``stop``, which nobody needs any more."""
 
     state: State
     reason: str
@@ -332,7 +333,7 @@ def _judge(record: Record, observation: Observation, now: datetime.datetime, pol
     campaign = observation.campaign
     assert campaign is not None
     passed, reason = metrics_verdict(observation.metrics, observation.serving_metrics, policy)
-    metrics = {name: float(value) for name, value in observation.metrics.items()}
+    metrics = {name: float(value) for name, value in observation.metrics.items() if math.isfinite(value)}
     if not passed and "metrics" in record.overrides:
         passed, reason = True, f"{reason}; overridden: {record.overrides['metrics']}"
     if not passed:

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from transforms.errors import one_line
+
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]*")  # of everything that Personalize names, 1 to 63 characters
 _NAME_LENGTH = 63
 _DEPLOYMENTS_KEPT = 20
@@ -156,7 +158,7 @@ class Record:
 
     def moved(self, state: State, reason: str, now: datetime.datetime, **changes: Any) -> Record:
         """The record in its next state; nothing of the former state's waiting is left."""
-        step = Transition(now, state, reason)
+        step = Transition(now, state, one_line(reason))
         kept = {"lease_until": None, "not_before": None, "tries": 0, "note": ""} | changes
         return replace(self, history=(*self.history, step), **kept)
 

@@ -62,7 +62,7 @@ class Worker:
 
     Args:
       read: the data of a directory, none where it is not complete.
-      tell: gets each event, possibly twice (see ``orchestration.notify``); must not raise.
+      tell: gets each event once or, where workers race or die, more often (see ``orchestration.notify``); must not raise.
       log: gets one object for each event and decision.
       draw: from 0 to 1, at random.
     """
@@ -94,7 +94,7 @@ class Worker:
         Raises:
           UsageError: it was started with other data.
         """
-        began = Transition(self.clock(), State.STARTED, why)
+        began = Transition(self.clock(), State.STARTED, one_line(why))
         record = Record(self.campaign, base_date, data, (began,), overrides=overrides or {})
         try:
             record, new = self.ledger.write(record), True
@@ -281,9 +281,9 @@ class Worker:
         if isinstance(action, SetHead):
             self.ledger.write_head(action.head)
         elif isinstance(action, Move):
-            self.ledger.write(record.moved(action.state, action.reason, self.clock(), **action.changes))
-            if action.stop:
+            if action.stop:  # first: once the record has ended nobody would do it any more
                 self._stop(record, action.stop)
+            self.ledger.write(record.moved(action.state, action.reason, self.clock(), **action.changes))
         else:
             self._request(action, record)
 
