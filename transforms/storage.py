@@ -34,7 +34,7 @@ def resolve(uri: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     if not uri:
-        raise UsageError("an empty path is not usable: accepted is a directory or a file, local or gs://")
+        raise UsageError("an empty path is not usable: accepted is a directory or a file, local, gs:// or s3://")
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(uri)
     try:

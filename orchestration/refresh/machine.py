@@ -14,8 +14,8 @@ Why it cannot do harm, however many workers there are and whenever they die:
 * The data set and the campaign are changed in turns, which the head hands out. A turn is taken over only from a refresh
   that is past such a change, never from one that may be about to make it; a refresh that comes back to one (a rollback,
   a person's retry) first gives up any turn it still has on paper.
-* Turns are for the latest base_date only. An earlier one ends as superseded as soon as no call of its own can be on its
-  way.
+* Turns are for the latest base_date with good data only. An earlier one ends as superseded as soon as no call of its own
+  can be on its way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from orchestration.refresh.gates import import_verdict, metrics_verdict
 from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.policy import FULL, Policy
 from orchestration.refresh.record import REQUESTED, Deployment, Head, Record, State
-from orchestration.refresh.service import Campaign, Progress, Status
+from orchestration.refresh.service import Campaign, OwnTraining, Progress, Status
 
 
 class Look(Enum):
@@ -156,6 +156,19 @@ def failure_of(state: State) -> State:
     return _FAILED[state][0]
 
 
+def deadline(record: Record, policy: Policy) -> tuple[datetime.datetime, float]:
+    """When an open refresh fails for want of time: after so many hours of its step, or of all, whichever is sooner."""
+    began = record.since
+    for each in reversed(record.history):
+        if _FAILED.get(each.state) != _FAILED[record.state]:
+            break
+        began = each.at  # the intent counts, not the beginning at the service
+    step = getattr(policy, _FAILED[record.state][1])
+    limits = ((began + datetime.timedelta(hours=step), step),
+              (record.began + datetime.timedelta(hours=policy.total_hours), policy.total_hours))  # fmt: skip
+    return min(limits)
+
+
 def resting_until(record: Record, now: datetime.datetime) -> datetime.datetime | None:
     """Until when nobody is to call the service for this record, if that is in the future."""
     until = max((each for each in (record.lease_until, record.not_before) if each), default=None)
@@ -166,6 +179,8 @@ def what_to_look_at(record: Record, head: Head, now: datetime.datetime) -> Look:
     """The one thing ``next_action`` needs to know."""
     if _to_join(record, head) or resting_until(record, now) or (_is_late(record, head) and record.state in _BETWEEN):
         return Look.NOTHING
+    if record.state == State.TRAINING_ACTIVE and head.deploying != record.base_date:
+        return Look.NOTHING  # its turn comes first: what is served may change until then
     return _LOOKS.get(record.state, Look.NOTHING)
 
 
@@ -191,11 +206,15 @@ def next_action(record: Record, observation: Observation, now: datetime.datetime
     if record.state == State.STARTED:
         action = _validate(record, observation, now, policy)
     elif record.state == State.VALIDATED:
-        action = _in_turn(record, observation, now, policy, "importing", Request(State.IMPORT_REQUESTED, record.name))
+        action = (
+            _fence(record, head)
+            or _turn(record, observation, now, policy, "importing")
+            or Request(State.IMPORT_REQUESTED, record.name)
+        )
     elif record.state == State.IMPORT_ACTIVE:
         action = Request(State.TRAINING_REQUESTED, f"{record.name}, {record.training_mode}")
     elif record.state == State.TRAINING_ACTIVE:
-        action = _judge(record, observation, now, policy)
+        action = _turn(record, observation, now, policy, "deploying") or _judge(record, observation, policy)
     elif record.state in (State.IMPORT_REQUESTED, State.TRAINING_REQUESTED):
         action = _adopt(record, observation)
     elif record.state == State.IMPORT_IN_PROGRESS:
@@ -216,11 +235,11 @@ def _to_join(record: Record, head: Head) -> bool:
 
 
 def _is_late(record: Record, head: Head) -> bool:
-    return head.latest is not None and head.latest > record.base_date and record.state not in _ROLLBACK
+    return head.fence is not None and head.fence > record.base_date and record.state not in _ROLLBACK
 
 
 def _superseded(head: Head, training: str = "") -> Move:
-    return Move(State.SUPERSEDED, f"{head.latest} was started after it", stop=training)
+    return Move(State.SUPERSEDED, f"{head.fence} has taken its place", stop=training)
 
 
 def _within_limits(record: Record, action: Action, head: Head, now: datetime.datetime, policy: Policy) -> Action:
@@ -234,22 +253,12 @@ def _within_limits(record: Record, action: Action, head: Head, now: datetime.dat
     changing = record.state in (State.IMPORT_IN_PROGRESS, State.DEPLOYMENT_IN_PROGRESS)
     if _is_late(record, head) and not changing:
         return _superseded(head, training)
-    failed, hours = _FAILED[record.state]
-    for since, limit in ((_stage_began(record), getattr(policy, hours)), (record.began, policy.total_hours)):
-        if now >= since + datetime.timedelta(hours=limit):
-            waited = record.note or (action.why if isinstance(action, Wait) else "")
-            return Move(failed, f"not done within {limit:g} hours" + (f": {waited}" if waited else ""), stop=training)
-    return action
-
-
-def _stage_began(record: Record) -> datetime.datetime:
-    """When the step was asked for: its intent counts, not its beginning at the service."""
-    began = record.since
-    for each in reversed(record.history):
-        if _FAILED.get(each.state) != _FAILED[record.state]:
-            break
-        began = each.at
-    return began
+    until, hours = deadline(record, policy)
+    if now < until:
+        return action
+    waited = record.note or (action.why if isinstance(action, Wait) else "")
+    why = f"not done within {hours:g} hours" + (f": {waited}" if waited else "")
+    return Move(failure_of(record.state), why, stop=training)
 
 
 def _wait(now: datetime.datetime, policy: Policy, why: str) -> Wait:
@@ -258,8 +267,10 @@ def _wait(now: datetime.datetime, policy: Policy, why: str) -> Wait:
 
 def _validate(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
     data, head = observation.data, observation.head
-    if observation.problems and not policy.own_auto_training:
-        return Move(State.REJECTED, "; ".join(observation.problems))
+    if problems := [
+        each for each in observation.problems if not (policy.own_auto_training and isinstance(each, OwnTraining))
+    ]:
+        return Move(State.REJECTED, "; ".join(problems))
     if data is None:
         return _wait(now, policy, f"{record.data} is not complete")
     if head.serving is not None and data.fingerprint == head.serving.data_fingerprint:
@@ -267,6 +278,8 @@ def _validate(record: Record, observation: Observation, now: datetime.datetime, 
     passed, reason = import_verdict(data, record.base_date, head, policy)
     if not passed and "data" not in record.overrides:
         return Move(State.REJECTED, reason)
+    if not passed:
+        reason = f"{reason}; overridden: {record.overrides['data']}"
     recent = head.full_training is not None and record.base_date < head.full_training + datetime.timedelta(
         days=policy.full_training_every_days
     )
@@ -277,13 +290,20 @@ def _validate(record: Record, observation: Observation, now: datetime.datetime, 
     return Move(State.VALIDATED, reason, changes)
 
 
-def _in_turn(
-    record: Record, observation: Observation, now: datetime.datetime, policy: Policy, turn: str, request: Request
-) -> Action:
-    """The request, once the head says that it is this refresh's turn."""
+def _fence(record: Record, head: Head) -> SetHead | None:
+    """What ends earlier refreshes, now that this one's data are known to be good; none where that is done."""
+    if head.fence is not None and head.fence >= record.base_date:
+        return None
+    return SetHead(replace(head, fence=record.base_date), "its data are good: earlier refreshes end")
+
+
+def _turn(
+    record: Record, observation: Observation, now: datetime.datetime, policy: Policy, turn: str
+) -> Wait | SetHead | None:
+    """How the refresh gets this turn of the head's; none where it has it."""
     head = observation.head
     if getattr(head, turn) == record.base_date:
-        return request
+        return None
     if observation.turn_taken is not None:
         return _wait(now, policy, f"{observation.turn_taken} is {turn}")
     taken: dict[str, Any] = {turn: record.base_date}
@@ -328,8 +348,8 @@ def _trained(record: Record, observation: Observation, now: datetime.datetime, p
     return Move(State.TRAINING_ACTIVE, f"{record.version} is trained")
 
 
-def _judge(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
-    """The gate before the deployment, then the turn to deploy."""
+def _judge(record: Record, observation: Observation, policy: Policy) -> Action:
+    """The gate before the deployment."""
     campaign = observation.campaign
     assert campaign is not None
     passed, reason = metrics_verdict(observation.metrics, observation.serving_metrics, policy)
@@ -342,7 +362,7 @@ def _judge(record: Record, observation: Observation, now: datetime.datetime, pol
         "metrics": metrics, "replaced_version": campaign.version,
         "replaced_update": campaign.update.id if campaign.update else "",
     }  # fmt: skip
-    return _in_turn(record, observation, now, policy, "deploying", Request(State.DEPLOYMENT_REQUESTED, reason, changes))
+    return Request(State.DEPLOYMENT_REQUESTED, reason, changes)
 
 
 def _change_campaign(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
@@ -356,12 +376,12 @@ def _change_campaign(record: Record, observation: Observation, now: datetime.dat
         if back
         else (State.DEPLOYMENT_IN_PROGRESS, State.DEPLOYMENT_FAILED)
     )
-    if record.state == State.ROLLBACK_REQUESTED and head.deploying != record.base_date:
+    if record.state == State.ROLLBACK_REQUESTED and (to_come := _turn(record, observation, now, policy, "deploying")):
         if head.serving is None or head.serving.version != record.version:
             return Move(
                 failed, f"the campaign serves {head.serving.version if head.serving else 'nothing of ours'} by now"
             )
-        return _in_turn(record, observation, now, policy, "deploying", Request(record.state, record.reason))
+        return to_come
     if campaign.progress.status == Status.FAILED:
         return Move(failed, campaign.progress.reason or campaign.progress.text)
     update = campaign.update
@@ -377,11 +397,11 @@ def _change_campaign(record: Record, observation: Observation, now: datetime.dat
         if record.state in REQUESTED:
             return Move(in_progress, f"the campaign's update to {target} is {update.progress.text}")
         return _wait(now, policy, update.progress.text)
-    if record.state in REQUESTED:
-        return Request(record.state, f"{target}, asked for again")
     if others:
         assert update is not None
         return Move(failed, f"somebody else updated the campaign to {update.version}")
+    if record.state in REQUESTED:
+        return Request(record.state, f"{target}, asked for again")
     return _wait(now, policy, "the campaign's update is not to be seen yet")
 
 

@@ -30,7 +30,7 @@ class Policy:
 
     import_mode: str = FULL
     training_mode: str = FULL
-    full_training_every_days: int = 28
+    full_training_every_days: int = 7  # what Amazon advises beside trainingMode UPDATE
     least_rows_ratio: float = 0.5
     metric: str = "normalized_discounted_cumulative_gain_at_25"
     least_metric_ratio: float = 0.9

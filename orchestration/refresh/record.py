@@ -178,7 +178,8 @@ class Head:
     """What a campaign's refreshes have in common.
 
     Attributes:
-      latest: the latest base_date that was started: nothing earlier begins a step any more.
+      latest: the latest base_date that was started.
+      fence: the latest one whose data passed their gate: nothing earlier begins a step any more.
       open: refreshes that have not ended, or whose end has not been announced.
       importing, deploying: the refresh whose turn it is to change the data set, or the campaign.
       imported: the base_date of what the data set was last made of, with its fingerprint, rows and end.
@@ -190,6 +191,7 @@ class Head:
     campaign: str
     revision: int = 0
     latest: datetime.date | None = None
+    fence: datetime.date | None = None
     open: tuple[datetime.date, ...] = ()
     importing: datetime.date | None = None
     deploying: datetime.date | None = None

@@ -34,6 +34,10 @@ class NoAccess(JobFailed):
     """Whoever runs this may not do it, or has no valid credentials: nothing is wrong with the refresh."""
 
 
+class OwnTraining(str):
+    """A problem that a policy may accept: the service trains or deploys by itself."""
+
+
 class Status(Enum):
     IN_PROGRESS = "in progress"
     ACTIVE = "active"
@@ -76,7 +80,7 @@ class CampaignService(Protocol):
     """
 
     def problems(self) -> Sequence[str]:
-        """What would fight the refresh, one line each, such as training that the service does by itself."""
+        """What would keep a refresh from its end, one line each; ``OwnTraining`` what would merely fight it."""
 
     def find_import(self, name: str) -> str | None:
         """The import job of this name, if there is one."""

@@ -46,7 +46,11 @@ def utc_now() -> datetime.datetime:
 
 def log_line(content: dict[str, Any]) -> None:
     """One structured line of the log."""
-    _LOG.info("%s", json.dumps(content, ensure_ascii=False, default=str))
+    _LOG.info("%s", json.dumps(content, ensure_ascii=False, default=_text))
+
+
+def _text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime.date) else str(value)
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,12 @@ class Worker:
         """Has a refresh that failed go on from the step that failed.
 
         Raises:
-          UsageError: there is none, or it has not failed.
+          UsageError: there is none, it has not failed, or a later one has taken its place.
         """
         record = self._known(base_date)
+        fence = self.ledger.head(self.campaign).fence
+        if fence is not None and fence > base_date:
+            raise UsageError(f"{self.campaign} {base_date} is not done again: {fence} has taken its place")
         if record.state not in _RETRIED:
             raise UsageError(
                 f"{self.campaign} {base_date} is {record.state}: accepted for --retry are {', '.join(sorted(_RETRIED))}"
@@ -206,16 +213,17 @@ class Worker:
         self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
         return line
 
-    def rejoin(self) -> None:
-        """Puts every refresh that has not ended among the open ones: one may be missing where a worker died."""
+    def rejoin(self) -> list[Record]:
+        """Puts every refresh that has not ended, or not been told of, among the open ones; returns those that were missing."""
+        known = self.ledger.head(self.campaign).open
         missing = [
-            record.base_date
+            record
             for record in self.ledger.records(self.campaign)
-            if not record.state.is_end or record.told < len(record.history)
+            if record.base_date not in known and (not record.state.is_end or record.told < len(record.history))
         ]
-        if not set(missing) <= set(self.ledger.head(self.campaign).open):
-            for base_date in missing:
-                self._change_head(partial(Head.joined, base_date=base_date))
+        for record in missing:
+            self._change_head(partial(Head.joined, base_date=record.base_date))
+        return missing
 
     def _decide(self, record: Record, head: Head, now: datetime.datetime) -> machine.Action:
         look = machine.what_to_look_at(record, head, now)
