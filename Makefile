@@ -145,7 +145,7 @@ tests/dynalite/node_modules/.installed: tests/dynalite/package-lock.json
 
 lock: setup ## requirements.lock anew from pyproject.toml, and those of the images, Airflow and the emulators
 	$(call compile,requirements.lock,3.11) --group dev --extra tune --extra aws pyproject.toml
-	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock --extra tune pyproject.toml
+	$(call compile,templates/requirements.lock,3.11) --constraints requirements.lock --extra tune --extra aws pyproject.toml
 	$(call compile,serving/requirements.lock,3.11) --constraints requirements.lock --group service
 	$(call compile,tests/emulators/requirements.lock,3.13) --overrides tests/emulators/overrides.txt \
 		tests/emulators/requirements.in

@@ -121,7 +121,7 @@ def require_shared(argument: str, path: str | None) -> None:
     if path and storage.is_local(path):
         raise UsageError(
             f"{argument} {path!r} is not usable with --runner {RUNNER}, whose workers do not see this machine's "
-            "files: accepted is a gs:// path"
+            "files: accepted is a gs:// path (or s3://, where they may use it)"
         )
 
 

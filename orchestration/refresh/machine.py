@@ -358,8 +358,10 @@ def _judge(record: Record, observation: Observation, policy: Policy) -> Action:
         passed, reason = True, f"{reason}; overridden: {record.overrides['metrics']}"
     if not passed:
         return Move(State.REJECTED, reason, {"metrics": metrics})
+    # One that is served already, of a deployment that was given up too soon, replaced what was noted then.
+    replaced = record.replaced_version if campaign.version == record.version else campaign.version
     changes = {
-        "metrics": metrics, "replaced_version": campaign.version,
+        "metrics": metrics, "replaced_version": replaced,
         "replaced_update": campaign.update.id if campaign.update else "",
     }  # fmt: skip
     return Request(State.DEPLOYMENT_REQUESTED, reason, changes)

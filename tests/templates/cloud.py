@@ -23,7 +23,7 @@ from tests.templates import environment, gcloud
 ROOT = Path(__file__).resolve().parents[2]
 REGION = "europe-west1"
 BUCKET = "clv-templates"
-NAMES = ("publish", "features", "predict")
+NAMES = ("publish", "features", "predict", "interactions")
 CODE_VERSION = "0.1.0-of-the-image"  # what the images were told when they were built
 _SECONDS = 240.0
 

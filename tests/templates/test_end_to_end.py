@@ -72,12 +72,18 @@ def current(uri: str) -> Generation:
     return found
 
 
+def shop_orders() -> pa.Table:
+    """The shop's orders, each of one of seven items."""
+    orders = features_data.shop_orders()
+    return orders.append_column("item_id", pa.array([f"I{index % 7}" for index in range(orders.num_rows)]))
+
+
 # --- Orders to served predictions -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Story:
-    """The shop's orders by way of three templates; ``jobs`` by template, ``publishing`` the last one's parameters."""
+    """The shop's orders by way of the templates; ``jobs`` by template, ``publishing`` the last one's parameters."""
 
     cloud: Cloud
     root: str
@@ -96,7 +102,7 @@ def story(cloud: Cloud) -> Story:
 
     root = f"gs://{cloud.bucket}/shop"
     orders = f"{root}/orders.parquet"
-    storage.write_parquet(features_data.shop_orders(), orders)
+    storage.write_parquet(shop_orders(), orders)
     with bigquery.Client("test-project", AnonymousCredentials()) as client:
         client.create_dataset("shop")
     common = {"orders": orders, "buckets": "3"}
@@ -113,6 +119,7 @@ def story(cloud: Cloud) -> Story:
         "bigquery_table": "test-project.shop.predictions", "staging": f"{root}/staging", "ramp": "off",
     }  # fmt: skip
     jobs["publish"] = done(cloud, "publish", publishing)
+    jobs["interactions"] = done(cloud, "interactions", {"orders": orders, "output": f"{root}/interactions"})
     return Story(cloud, root, jobs, publishing)
 
 
@@ -162,6 +169,18 @@ def test_features_hold_every_customer_of_the_orders_before_the_cutoff(story: Sto
     assert manifest["rows"] == len(before) < len({order["customer_id"] for order in orders})
     assert rows_of(f"{story.root}/features/raw")["customer_id"].to_pylist() == sorted(before)
     assert rows_of(f"{story.root}/features/transformed").num_rows == len(before)
+
+
+def test_interactions_are_every_order_line_that_is_no_return(story: Story) -> None:
+    manifest = storage.read_manifest(f"{story.root}/interactions", "interactions")
+    prefix = f"{story.cloud.bucket}/shop/interactions/interactions/"
+    files = [storage.read_bytes(f"gs://{path}").decode().splitlines() for path in storage.list_files(f"gs://{prefix}")]
+    rows = sorted(line.split(",")[:3] for header, *lines in files for line in lines)
+    orders = shop_orders().to_pylist()
+    assert manifest["code_version"] == CODE_VERSION and all(check["passed"] for check in manifest["validation"])
+    assert rows == sorted(
+        [order["customer_id"], order["item_id"], str(int(order["ordered_at"].timestamp()))] for order in orders
+    )
 
 
 def test_predictions_are_those_of_this_machine(story: Story, tmp_path: Any) -> None:

@@ -63,6 +63,7 @@ _HEAD = {
     "campaign": st.just("shop"),
     "revision": st.just(0),
     "latest": st.none() | _dates,
+    "fence": st.none() | _dates,
     "open": st.lists(_dates, max_size=4).map(tuple),
     "importing": st.none() | _dates,
     "deploying": st.none() | _dates,
