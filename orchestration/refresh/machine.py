@@ -214,7 +214,7 @@ def next_action(record: Record, observation: Observation, now: datetime.datetime
     elif record.state == State.IMPORT_ACTIVE:
         action = Request(State.TRAINING_REQUESTED, f"{record.name}, {record.training_mode}")
     elif record.state == State.TRAINING_ACTIVE:
-        action = _turn(record, observation, now, policy, "deploying") or _judge(record, observation, policy)
+        action = _turn(record, observation, now, policy, "deploying") or _judge(record, observation, now, policy)
     elif record.state in (State.IMPORT_REQUESTED, State.TRAINING_REQUESTED):
         action = _adopt(record, observation)
     elif record.state == State.IMPORT_IN_PROGRESS:
@@ -326,13 +326,17 @@ def _imported(record: Record, observation: Observation, now: datetime.datetime, 
         return _wait(now, policy, progress.text)
     if progress.status != Status.ACTIVE:
         return Move(State.IMPORT_FAILED, progress.reason or progress.text)
-    if (head.imported, head.imported_fingerprint) != (record.base_date, record.data_fingerprint):
-        known = replace(
-            head, imported=record.base_date, imported_fingerprint=record.data_fingerprint, imported_mode=record.import_mode,
-            imported_rows=record.data_rows, imported_until=record.data_until,
-        )  # fmt: skip
+    if (known := head_with_import(head, record)) != head:
         return SetHead(known, "the data are imported")
     return Move(State.IMPORT_ACTIVE, f"{record.data_rows:,} rows imported")
+
+
+def head_with_import(head: Head, record: Record) -> Head:
+    """The head once the data set is made of this refresh's data."""
+    return replace(
+        head, imported=record.base_date, imported_fingerprint=record.data_fingerprint, imported_mode=record.import_mode,
+        imported_rows=record.data_rows, imported_until=record.data_until,
+    )  # fmt: skip
 
 
 def _trained(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
@@ -348,10 +352,14 @@ def _trained(record: Record, observation: Observation, now: datetime.datetime, p
     return Move(State.TRAINING_ACTIVE, f"{record.version} is trained")
 
 
-def _judge(record: Record, observation: Observation, policy: Policy) -> Action:
+def _judge(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
     """The gate before the deployment."""
     campaign = observation.campaign
     assert campaign is not None
+    if campaign.update is not None and campaign.update.progress.status == Status.IN_PROGRESS:
+        return _wait(
+            now, policy, f"the campaign is being updated to {campaign.update.version}, and that is to be beaten"
+        )
     passed, reason = metrics_verdict(observation.metrics, observation.serving_metrics, policy)
     metrics = {name: float(value) for name, value in observation.metrics.items() if math.isfinite(value)}
     if not passed and "metrics" in record.overrides:
@@ -401,7 +409,12 @@ def _change_campaign(record: Record, observation: Observation, now: datetime.dat
         return _wait(now, policy, update.progress.text)
     if others:
         assert update is not None
-        return Move(failed, f"somebody else updated the campaign to {update.version}")
+        if record.state != State.ROLLBACK_REQUESTED:
+            return Move(failed, f"somebody else updated the campaign to {update.version}")
+        if pending:
+            return _wait(now, policy, f"the campaign is being updated to {update.version}")
+        # It came while this one waited for its turn.
+        return Request(record.state, f"{target}, asked for", {"replaced_update": update.id})
     if record.state in REQUESTED:
         return Request(record.state, f"{target}, asked for again")
     return _wait(now, policy, "the campaign's update is not to be seen yet")

@@ -25,7 +25,8 @@ from orchestration.refresh.service import (
 )
 from transforms.errors import UsageError, one_line, rejected
 
-# A call with its attempts and the pauses between them is over after 2.5 minutes: half of policy.margin_seconds.
+# A request with its attempts and the pauses between them is over after 2.5 minutes. What makes something asks for up to four
+# (three pages of imports, and one more): policy.margin_seconds.
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 3
 _CONNECTIONS = 32  # kept open by the client, which all threads of a process share
 _PAGE = 100  # the longest there is

@@ -53,8 +53,7 @@ def sweep(installation: Installation, names: list[str], dry_run: bool, troubles:
         found[name] += _missed(worker, installation.settings.campaign(name), dry_run)
 
     def compare(name: str) -> None:
-        if drift := installation.worker(name, ledger).reconcile():
-            found[name].append(drift)
+        found[name] += installation.worker(name, ledger).reconcile()
 
     each_campaign(names, search, troubles)
     if not dry_run:

@@ -6,6 +6,7 @@ the ledger says and the service has. Clock and chance come from the caller.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -22,7 +23,7 @@ from orchestration.refresh.ledger import Conflict, Ledger
 from orchestration.refresh.machine import Look, Move, Observation, Request, SetHead, Wait
 from orchestration.refresh.policy import Policy
 from orchestration.refresh.record import FAILURES, Deployment, Head, Record, State, Transition
-from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, Refused
+from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, Refused, Status
 from transforms.errors import UsageError, one_line
 
 _LOG = logging.getLogger(__name__)
@@ -181,37 +182,60 @@ class Worker:
                 action = self._decide(record, head, self.clock())
                 if isinstance(action, Wait):
                     return Ticked(record, action.until)
-                self._perform(action, record)
+                # A record that was opened again since the head was read may have lost the turn that the head gives it.
+                if isinstance(action, SetHead) or self.ledger.head(self.campaign).revision == head.revision:
+                    self._perform(action, record)
             except Conflict:
                 self._say(read, "conflict", why="somebody else was faster")
         raise RuntimeError(f"{self.campaign} {base_date}: {_MOST_STEPS} steps and no end: {record}")
 
-    def reconcile(self) -> str:
-        """Has the ledger say what the campaign really serves, where somebody changed it beside us.
+    def reconcile(self) -> list[str]:
+        """Has the ledger say what the campaign really serves and what was really imported, where that came to pass late, or
+        by somebody else's hand.
 
         Returns:
-          What differed, in one line, or nothing.
+          What differed, one line each.
         """
         head = self.ledger.head(self.campaign)
         records = self.ledger.records(self.campaign)
+        found = self._late_imports(head, records)
+        if not any(record.state in machine.CHANGES_CAMPAIGN for record in records):
+            found += self._served_otherwise(found[-1][0] if found else head, records)
+        # Where somebody else writes the head meanwhile the campaign is not quiet, and whoever looks next sees more.
+        with contextlib.suppress(Conflict):
+            if found:
+                self.ledger.write_head(found[-1][0])
+                for _, line in found:
+                    self.log({"at": self.clock(), "campaign": self.campaign, "event": "drift", "why": line})
+                    self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
+                return [line for _, line in found]
+        return []
+
+    def _late_imports(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
+        """Imports that were given up and are done by now: the head that knows of each, and a line."""
+        found = []
+        for record in reversed(records):
+            given_up = record.state == State.IMPORT_FAILED and record.import_job
+            if not given_up or (head.imported is not None and head.imported >= record.base_date):
+                continue
+            with contextlib.suppress(Refused):  # it is gone
+                if self.service.import_progress(record.import_job).status == Status.ACTIVE:
+                    head = machine.head_with_import(head, record)
+                    found.append((head, f"the import of {record.base_date}, which was given up, is done"))
+        return found
+
+    def _served_otherwise(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
         campaign = self.service.campaign()
-        if any(record.state in machine.CHANGES_CAMPAIGN for record in records):
-            return ""  # about to be changed by ourselves
-        if head.serving is None or campaign.version in ("", head.serving.version):
-            return ""
         of_ours = next((record for record in records if record.version == campaign.version), None)
+        before = head.serving.version if head.serving else ""
+        if campaign.version in ("", before) or (not before and of_ours is None):
+            return []
         deployment = Deployment(
             campaign.version, of_ours.base_date if of_ours else None, self.clock(), of_ours.data_fingerprint if of_ours else ""
         )  # fmt: skip
         whose = f"of {of_ours.base_date}, {of_ours.state}" if of_ours else "which no refresh made"
-        line = f"the campaign serves {campaign.version}, {whose}, and not {head.serving.version}"
-        try:
-            self.ledger.write_head(head.now_serving(deployment))
-        except Conflict:
-            return ""  # not quiet: whoever looks next sees more
-        self.log({"at": self.clock(), "campaign": self.campaign, "event": "drift", "why": line})
-        self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
-        return line
+        line = f"the campaign serves {campaign.version}, {whose}, and not {before or 'nothing of ours'}"
+        return [(head.now_serving(deployment), line)]
 
     def rejoin(self) -> list[Record]:
         """Puts every refresh that has not ended, or not been told of, among the open ones; returns those that were missing."""
@@ -351,12 +375,24 @@ class Worker:
             self._say(record, "stop", why=f"nobody needs {version} any more")
 
     def _reopen(self, record: Record, state: State, why: str, changes: dict[str, Any]) -> Record:
-        """Raises: UsageError where somebody else changes the refresh at the same moment."""
-        self._change_head(lambda head: head.reopened(record.base_date), always=True)
-        try:
-            return self.ledger.write(record.moved(state, why, self.clock(), **changes))
-        except Conflict:
-            raise UsageError(f"{self.campaign} {record.base_date} was changed meanwhile: look at its status") from None
+        """The head first: whoever saw the record ended, and its turn free to take, sees another head by then.
+
+        Raises: UsageError where somebody else changes the refresh at the same moment.
+        """
+        meanwhile = UsageError(f"{self.campaign} {record.base_date} was changed meanwhile: look at its status")
+        for _ in range(_MOST_STEPS):
+            head = self.ledger.head(self.campaign)
+            if self._known(record.base_date).revision != record.revision:
+                raise meanwhile
+            try:
+                self.ledger.write_head(head.reopened(record.base_date))
+            except Conflict:
+                continue
+            try:
+                return self.ledger.write(record.moved(state, why, self.clock(), **changes))
+            except Conflict:
+                raise meanwhile from None
+        raise Busy(f"the head of {self.campaign} is changed all the time")
 
     def _known(self, base_date: datetime.date) -> Record:
         record = self.ledger.record(self.campaign, base_date)
@@ -364,13 +400,12 @@ class Worker:
             raise UsageError(f"{self.campaign} has no refresh of {base_date}: see status")
         return record
 
-    def _change_head(self, change: Callable[[Head], Head], *, always: bool = False) -> None:
-        """Args: always: write it though nothing changes, so that it has a new revision."""
+    def _change_head(self, change: Callable[[Head], Head]) -> None:
         for _ in range(_MOST_STEPS):
             head = self.ledger.head(self.campaign)
             changed = change(head)
             try:
-                if always or changed != head:
+                if changed != head:
                     self.ledger.write_head(changed)
                 return
             except Conflict:

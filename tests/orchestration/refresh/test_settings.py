@@ -80,7 +80,7 @@ def test_without_events_and_policy(tmp_path: Path) -> None:
         ("job = ", "jobs = ", "campaigns.shop.event.jobs is no setting: accepted are source, job"),
         ("# import_mode", 'import_mode = "full"\n#', "import_mode 'full' is not usable: accepted is FULL or INCREMENTAL"),
         ("# training_mode", 'training_mode = "INCREMENTAL"\n#', "accepted is FULL or UPDATE"),
-        ("# margin_seconds", "margin_seconds = 600\n#", "margin_seconds 600.0 is not usable: accepted is less than lease_seconds, 600"),
+        ("# margin_seconds", "margin_seconds = 900\n#", "margin_seconds 900.0 is not usable: accepted is less than lease_seconds, 900"),
         ("# busy_seconds", "busy_seconds = 1000\n#", "busy_seconds 1000.0 is not usable: accepted is at most most_busy_seconds, 900"),
         ("# poll_seconds", "poll_seconds = 0\n#", "poll_seconds 0 is not usable: accepted is a number above 0 to 86400"),
         ("# data_hours", "data_hours = nan\n#", "data_hours nan is not usable"),
