@@ -15,6 +15,7 @@ from transforms.dead_letters import DeadLetter
 from transforms.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
 
 # 100 MB or so: an upload that fails costs seconds, and 100 GB are a thousand files.
@@ -38,18 +39,24 @@ class Parts:
         self._stream: Any = None
 
     def write(self, lines: pa.Array) -> None:
-        """Args: lines: text, none of it null, each with its line feed."""
-        start = 0
-        while start < len(lines):
+        """Args: lines: text, none of it null, each with its line feed; empty texts are no lines."""
+        import numpy as np
+
+        bounds, data = _bounds_of(lines)
+        rows = int(np.count_nonzero(bounds[1:] > bounds[:-1]))
+        start = 0  # of what is not yet written, in texts
+        while rows:
             if self._stream is None:
                 self._begin()
             part = self.files[-1]
-            count = min(len(lines) - start, self.part_rows - part["rows"])
-            content = _bytes_of(lines.slice(start, count))
+            end, count = len(lines), min(rows, self.part_rows - part["rows"])
+            if count < rows:
+                end = start + int(np.flatnonzero(bounds[start + 1 :] > bounds[start:-1])[count - 1]) + 1
+            content = data[int(bounds[start]) : int(bounds[end])]
             self._stream.write(content)
             part["rows"] += count
             part["bytes"] += len(content)
-            start += count
+            start, rows = end, rows - count
             if part["rows"] == self.part_rows:
                 self.close()
 
@@ -66,15 +73,14 @@ class Parts:
             self._stream = None
 
 
-def _bytes_of(lines: pa.Array) -> memoryview:
-    """The texts one after the other, as they lie in memory."""
+def _bounds_of(lines: pa.Array) -> tuple[npt.NDArray[Any], memoryview]:
+    """Where each text begins and the last one ends in the bytes that hold them one after the other."""
     import numpy as np
     import pyarrow as pa
 
     width = np.int64 if pa.types.is_large_string(lines.type) else np.int32
     _, offsets, data = lines.buffers()
-    bounds = np.frombuffer(offsets, width)[lines.offset : lines.offset + len(lines) + 1]
-    return memoryview(data)[int(bounds[0]) : int(bounds[-1])]
+    return np.frombuffer(offsets, width)[lines.offset : lines.offset + len(lines) + 1], memoryview(data or b"")
 
 
 class Letters:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ibis
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_SPECIAL = re.compile(rb'[",\r\n]')  # what RFC 4180 wants in quotes
+_SPECIAL = (b'"', b",", b"\r", b"\n")  # what RFC 4180 wants in quotes
 _SPECIAL_SQL = '[",\\r\\n]'
 
 
@@ -42,8 +41,14 @@ class Statements:
 
         of_cents, amount = None, raw_schema.get_field_index("amount")
         if not wanted.events and amount >= 0 and pa.types.is_float64(raw_schema.field(amount).type):
-            of_cents = cls.compile(raw_schema.set(amount, pa.field("amount", pa.decimal128(18, 2))), wanted)
-        lines = interactions.lines(ibis.table(ibis.Schema.from_pyarrow(raw_schema), name="raw"), wanted)
+            cents = raw_schema.set(amount, pa.field("amount", pa.decimal128(18, 2)))
+            of_cents = cls._compile(cents, wanted, sure_amounts=True)
+        return replace(cls._compile(raw_schema, wanted, sure_amounts=False), of_cents=of_cents)
+
+    @classmethod
+    def _compile(cls, raw_schema: pa.Schema, wanted: Wanted, *, sure_amounts: bool) -> Statements:
+        raw = ibis.table(ibis.Schema.from_pyarrow(raw_schema), name="raw")
+        lines = interactions.lines(raw, wanted, sure_amounts=sure_amounts)
         fields = interactions.fields_of(lines, wanted)
         cleaned = engines.compile_sql(lines, "duckdb")
         constant = None if wanted.events else wanted.event_type
@@ -51,7 +56,6 @@ class Statements:
             fields,
             _statement(cleaned, fields, constant, quoting=False),
             _statement(cleaned, fields, constant, quoting=True),
-            of_cents,
         )
 
     @property
@@ -59,38 +63,54 @@ class Statements:
         return (",".join(field.name for field in self.fields) + "\n").encode()
 
 
-def _statement(cleaned: str, fields: Iterable[Field], event_type: str | None, *, quoting: bool) -> str:
-    cells = []
-    for field in fields:
-        cell = f'"{field.name}"'
+def _statement(cleaned: str, fields: Sequence[Field], event_type: str | None, *, quoting: bool) -> str:
+    pieces, constant = [], ""
+    for number, field in enumerate(fields):
+        constant += "," if number else ""
         if field.name == "EVENT_TYPE" and event_type is not None:
-            cell = "'" + quoted(event_type).replace("'", "''") + "'"
-        elif field.text and quoting:
-            cell = (
-                f"CASE WHEN regexp_matches({cell}, '{_SPECIAL_SQL}') "
-                f"THEN '\"' || replace({cell}, '\"', '\"\"') || '\"' ELSE {cell} END"
-            )
-        cells.append(cell)
-    line = "concat(" + ", ',', ".join(cells) + ", chr(10))"
-    kind, typed = (", event_type", ", EVENT_TYPE AS event_type") if event_type is None else ("", "")
-    # The whole number once: the functions that give a half of it at a time cost four times as much.
+            constant += quoted(event_type)
+            continue
+        pieces += [_literal(constant)] if constant else []
+        pieces.append(_cell(field, quoting))
+        constant = ""
+    line = f"concat({', '.join(pieces)}, {_literal(constant)}, chr(10))"
+    typed = ", EVENT_TYPE AS event_type" if event_type is None else ""
+    hashed = ["user_hash", "item_hash", *(_hashed(field) for field in fields[2:])]
+    # Hashed once more: of several columns DuckDB mixes the last one's hash in by XOR alone, which sums would show.
     return (
-        f"SELECT reason, line, CAST(md5 & 18446744073709551615 AS UBIGINT) AS low, CAST(md5 >> 64 AS UBIGINT) AS high,"
-        f" user_hash, item_hash, seconds{kind} FROM (SELECT *, md5_number(line) AS md5 FROM ("
-        f"SELECT reason, CASE WHEN reason IS NULL THEN {line} END AS line, hash(USER_ID) AS user_hash,"
-        f" hash(ITEM_ID) AS item_hash, TIMESTAMP AS seconds{typed}"
-        f" FROM ({cleaned})))"
+        f"SELECT reason, CASE WHEN reason IS NULL THEN {line} ELSE '' END AS line, hash(hash({', '.join(hashed)})) AS row_hash,"
+        f" user_hash, item_hash, TIMESTAMP AS seconds{typed}"
+        f" FROM (SELECT *, hash(USER_ID) AS user_hash, hash(ITEM_ID) AS item_hash FROM ({cleaned}))"
     )
+
+
+def _cell(field: Field, quoting: bool) -> str:
+    name = f'"{field.name}"'
+    if not (field.text and quoting):
+        return name
+    return (
+        f"CASE WHEN regexp_matches({name}, '{_SPECIAL_SQL}') "
+        f"THEN '\"' || replace({name}, '\"', '\"\"') || '\"' ELSE {name} END"
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _hashed(field: Field) -> str:
+    # Amounts come as decimals or as floats, and are equal where the numbers are.
+    return f'CAST("{field.name}" AS DOUBLE)' if field.type == "float" else f'"{field.name}"'
 
 
 def quoted(text: str) -> str:
     """A CSV value as RFC 4180 has it."""
-    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text.encode()) else text
+    return '"' + text.replace('"', '""') + '"' if any(character in text.encode() for character in _SPECIAL) else text
 
 
 def read_lines(connection: duckdb.DuckDBPyConnection, statements: Statements, raw: pa.Table) -> pa.Table:
-    """One row for each raw line: ``reason`` or ``line`` (CSV with its line feed), and the line's ``low`` and ``high`` 64 bits of
-    MD5, ``user_hash``, ``item_hash``, ``seconds`` and, for events, ``event_type``."""
+    """One row for each raw line: ``reason``, ``line`` (CSV with its line feed; empty where there is a reason), and the hashes of 64 bits ``row_hash`` (of all
+    values), ``user_hash`` and ``item_hash``, ``seconds`` and, for events, ``event_type``."""
     cents = _in_cents(raw) if statements.of_cents else None
     if statements.of_cents and cents is not None:
         statements, raw = statements.of_cents, cents
@@ -135,5 +155,7 @@ def _chunk_has_special(column: Any) -> bool:
 
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return bool(pa.types.is_string_view(column.type))
-    data = column.buffers()[2]
-    return data is not None and _SPECIAL.search(memoryview(data)) is not None
+    if column.buffers()[2] is None:
+        return False
+    data = column.buffers()[2].to_pybytes()  # `in` looks at many bytes at once, a pattern at one
+    return any(character in data for character in _SPECIAL)

@@ -63,7 +63,7 @@ def check_against(output: Path, lines: list[Line], **window: Any) -> None:
     assert dict(dead) == manifest["lines"]["dead_letters"]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(order_lines)
 def test_lines_add_up_and_the_csv_is_exactly_the_usable_ones(lines: list[Line]) -> None:
     with tempfile.TemporaryDirectory() as folder:

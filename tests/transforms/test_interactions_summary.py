@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,11 +83,29 @@ def test_a_stream_that_never_ends_keeps_no_more() -> None:
     assert len(pickle.dumps(counted)) < 5_000
 
 
-@given(st.lists(st.integers(0, 2**128 - 1), max_size=50))
-def test_sums_of_halves(numbers: list[int]) -> None:
-    low = np.array([number % 2**64 for number in numbers], np.uint64)
-    high = np.array([number >> 64 for number in numbers], np.uint64)
-    assert sum_of(low, high) == sum(numbers) % 2**128
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=50))
+def test_sums_of_hashes(numbers: list[int]) -> None:
+    assert sum_of(np.array(numbers, np.uint64)) == sum(numbers)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=30))
+def test_lines_with_a_reason_are_not_summed(found: list[int | None]) -> None:
+    """None is a line with a reason; its hashes are something all the same."""
+    hashes = pa.array(spread([99 if each is None else each for each in found]))
+    lines = pa.table(
+        {
+            "reason": pa.array(["return" if each is None else None for each in found], pa.string()),
+            "row_hash": hashes, "user_hash": hashes, "item_hash": hashes, "seconds": pa.array([7] * len(found), pa.int64()),
+            "event_type": pa.array([str(each) for each in found], pa.string()),
+        }
+    )  # fmt: skip
+    summary, used = Summary(), [each for each in found if each is not None]
+    summary.add(lines)
+    assert summary.rows == summary.counts["used", ""] == len(used)
+    assert summary.hash_sum == sum(int(spread([each])[0]) for each in used)
+    assert summary.users.count == summary.items.count == summary.interactions.count == len(set(used))
+    assert summary.event_types == {str(each) for each in used}
+    assert (summary.first, summary.last) == ((7, 7) if used else (None, None))
 
 
 def test_nothing_is_nothing() -> None:
