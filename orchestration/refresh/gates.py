@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from orchestration.refresh.interactions_data import Data
-from orchestration.refresh.policy import FULL, INCREMENTAL, Policy
+from orchestration.refresh.policy import INCREMENTAL, Policy
 from orchestration.refresh.record import Head
 
 
@@ -18,9 +18,9 @@ def import_verdict(data: Data, base_date: datetime.date, head: Head, policy: Pol
     if data.mode == INCREMENTAL:
         return _increment_verdict(data, head, policy)
     least = policy.least_rows_ratio * head.imported_rows
-    if head.imported_mode == FULL and data.rows < least:
+    if data.rows < least:
         return False, (
-            f"{data.rows:,} rows, {data.rows / head.imported_rows:.2f} of the {head.imported_rows:,} of {head.imported}: "
+            f"{data.rows:,} rows, {data.rows / head.imported_rows:.2f} of the {head.imported_rows:,} imported in full before: "
             f"accepted is at least {policy.least_rows_ratio:g}"
         )
     return True, f"{data.rows:,} rows of {data.users:,} users, {data.mode}"

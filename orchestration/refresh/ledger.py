@@ -100,7 +100,17 @@ def open_ledger(uri: str) -> Ledger:
     raise rejected("the ledger", uri, ACCEPTED)
 
 
-_DATES = ("data_until", "latest", "fence", "importing", "deploying", "imported", "imported_until", "full_training")
+_DATES = (
+    "data_until",
+    "latest",
+    "fence",
+    "deployment_fence",
+    "importing",
+    "deploying",
+    "imported",
+    "imported_until",
+    "full_training",
+)
 _TIMES = ("lease_until", "not_before")
 
 

@@ -14,8 +14,8 @@ Why it cannot do harm, however many workers there are and whenever they die:
 * The data set and the campaign are changed in turns, which the head hands out. A turn is taken over only from a refresh
   that is past such a change, never from one that may be about to make it; a refresh that comes back to one (a rollback,
   a person's retry) first gives up any turn it still has on paper.
-* Turns are for the latest base_date with good data only. An earlier one ends as superseded as soon as no call of its own
-  can be on its way.
+* Once the data of a later base_date are found good an earlier refresh begins no import and no training any more; a training
+  that is bought goes on, since the later one may fail, and is deployed unless the later one took its turn to deploy before.
 """
 
 from __future__ import annotations
@@ -120,6 +120,12 @@ CHANGES_CAMPAIGN = frozenset(
 )  # fmt: skip
 # Nothing at the service is on its way for who is in one of these.
 _BETWEEN = frozenset({State.STARTED, State.VALIDATED, State.IMPORT_ACTIVE, State.TRAINING_ACTIVE})
+_BEFORE_TRAINING = frozenset(
+    {
+        State.STARTED, State.VALIDATED, State.IMPORT_REQUESTED, State.IMPORT_IN_PROGRESS, State.IMPORT_ACTIVE,
+        State.TRAINING_REQUESTED,
+    }
+)  # fmt: skip
 _ROLLBACK = frozenset({State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS})
 
 _LOOKS = {
@@ -138,10 +144,10 @@ _LOOKS = {
 _FAILED = {
     State.STARTED: (State.REJECTED, "data_hours"),
     State.VALIDATED: (State.IMPORT_FAILED, "total_hours"),
-    State.IMPORT_REQUESTED: (State.IMPORT_FAILED, "import_hours"),
+    State.IMPORT_REQUESTED: (State.IMPORT_FAILED, "total_hours"),
     State.IMPORT_IN_PROGRESS: (State.IMPORT_FAILED, "import_hours"),
     State.IMPORT_ACTIVE: (State.TRAINING_FAILED, "total_hours"),
-    State.TRAINING_REQUESTED: (State.TRAINING_FAILED, "training_hours"),
+    State.TRAINING_REQUESTED: (State.TRAINING_FAILED, "total_hours"),
     State.TRAINING_IN_PROGRESS: (State.TRAINING_FAILED, "training_hours"),
     State.TRAINING_ACTIVE: (State.DEPLOYMENT_FAILED, "total_hours"),
     State.DEPLOYMENT_REQUESTED: (State.DEPLOYMENT_FAILED, "deployment_hours"),
@@ -162,7 +168,7 @@ def deadline(record: Record, policy: Policy) -> tuple[datetime.datetime, float]:
     for each in reversed(record.history):
         if _FAILED.get(each.state) != _FAILED[record.state]:
             break
-        began = each.at  # the intent counts, not the beginning at the service
+        began = each.at
     step = getattr(policy, _FAILED[record.state][1])
     limits = ((began + datetime.timedelta(hours=step), step),
               (record.began + datetime.timedelta(hours=policy.total_hours), policy.total_hours))  # fmt: skip
@@ -202,7 +208,7 @@ def next_action(record: Record, observation: Observation, now: datetime.datetime
         why = record.note or "a worker has the lease to call the service"
         return Wait(until, why)
     if _is_late(record, head) and record.state in _BETWEEN:
-        return _superseded(head)
+        return _superseded(record, head)
     if record.state == State.STARTED:
         action = _validate(record, observation, now, policy)
     elif record.state == State.VALIDATED:
@@ -234,12 +240,20 @@ def _to_join(record: Record, head: Head) -> bool:
     return not record.state.is_end and not known
 
 
+def place_taken_by(record: Record, head: Head) -> datetime.date | None:
+    """The later refresh for which this one has to give way in its state, if there is one."""
+    if record.state in _ROLLBACK:
+        return None
+    fence = head.fence if record.state in _BEFORE_TRAINING else head.deployment_fence
+    return fence if fence is not None and fence > record.base_date else None
+
+
 def _is_late(record: Record, head: Head) -> bool:
-    return head.fence is not None and head.fence > record.base_date and record.state not in _ROLLBACK
+    return place_taken_by(record, head) is not None
 
 
-def _superseded(head: Head, training: str = "") -> Move:
-    return Move(State.SUPERSEDED, f"{head.fence} has taken its place", stop=training)
+def _superseded(record: Record, head: Head, training: str = "") -> Move:
+    return Move(State.SUPERSEDED, f"{place_taken_by(record, head)} has taken its place", stop=training)
 
 
 def _within_limits(record: Record, action: Action, head: Head, now: datetime.datetime, policy: Policy) -> Action:
@@ -252,13 +266,20 @@ def _within_limits(record: Record, action: Action, head: Head, now: datetime.dat
     training = record.version if record.state == State.TRAINING_IN_PROGRESS else ""
     changing = record.state in (State.IMPORT_IN_PROGRESS, State.DEPLOYMENT_IN_PROGRESS)
     if _is_late(record, head) and not changing:
-        return _superseded(head, training)
+        return _superseded(record, head, training)
+    return given_up(record, now, policy, action.why if isinstance(action, Wait) else "") or action
+
+
+def given_up(record: Record, now: datetime.datetime, policy: Policy, waited: str) -> Move | None:
+    """How an open refresh ends that has had its time; none where it has some left, or a call may be on its way."""
     until, hours = deadline(record, policy)
-    if now < until:
-        return action
-    waited = record.note or (action.why if isinstance(action, Wait) else "")
+    if now < until or resting_until(record, now):
+        return None
+    waited = record.note or waited
     why = f"not done within {hours:g} hours" + (f": {waited}" if waited else "")
-    return Move(failure_of(record.state), why, stop=training)
+    return Move(
+        failure_of(record.state), why, stop=record.version if record.state == State.TRAINING_IN_PROGRESS else ""
+    )
 
 
 def _wait(now: datetime.datetime, policy: Policy, why: str) -> Wait:
@@ -276,6 +297,8 @@ def _validate(record: Record, observation: Observation, now: datetime.datetime, 
     if head.serving is not None and data.fingerprint == head.serving.data_fingerprint:
         return Move(State.SKIPPED, f"no new data: those of {head.serving.base_date} are the same")
     passed, reason = import_verdict(data, record.base_date, head, policy)
+    if not passed and data.mode != FULL and any(each < record.base_date for each in head.open):
+        return _wait(now, policy, f"{reason}; an earlier refresh may close the gap")
     if not passed and "data" not in record.overrides:
         return Move(State.REJECTED, reason)
     if not passed:
@@ -307,6 +330,8 @@ def _turn(
     if observation.turn_taken is not None:
         return _wait(now, policy, f"{observation.turn_taken} is {turn}")
     taken: dict[str, Any] = {turn: record.base_date}
+    if record.state == State.TRAINING_ACTIVE:
+        taken["deployment_fence"] = record.base_date
     return SetHead(replace(head, **taken), f"its turn: {turn}")
 
 
@@ -334,21 +359,19 @@ def _imported(record: Record, observation: Observation, now: datetime.datetime, 
 def head_with_import(head: Head, record: Record) -> Head:
     """The head once the data set is made of this refresh's data."""
     return replace(
-        head, imported=record.base_date, imported_fingerprint=record.data_fingerprint, imported_mode=record.import_mode,
-        imported_rows=record.data_rows, imported_until=record.data_until,
+        head, imported=record.base_date, imported_fingerprint=record.data_fingerprint, imported_until=record.data_until,
+        imported_rows=record.data_rows if record.import_mode == FULL else head.imported_rows,
     )  # fmt: skip
 
 
 def _trained(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
-    head, progress = observation.head, observation.progress
+    progress = observation.progress
     assert progress is not None
     if progress.status == Status.IN_PROGRESS:
         return _wait(now, policy, progress.text)
     if progress.status != Status.ACTIVE:
         ended = State.TRAINING_STOPPED if progress.status == Status.STOPPED else State.TRAINING_FAILED
         return Move(ended, progress.reason or progress.text)
-    if record.training_mode == FULL and (head.full_training is None or head.full_training < record.base_date):
-        return SetHead(replace(head, full_training=record.base_date), "a full training is done")
     return Move(State.TRAINING_ACTIVE, f"{record.version} is trained")
 
 
@@ -360,19 +383,30 @@ def _judge(record: Record, observation: Observation, now: datetime.datetime, pol
         return _wait(
             now, policy, f"the campaign is being updated to {campaign.update.version}, and that is to be beaten"
         )
+    served_already = campaign.version == record.version
     passed, reason = metrics_verdict(observation.metrics, observation.serving_metrics, policy)
     metrics = {name: float(value) for name, value in observation.metrics.items() if math.isfinite(value)}
     if not passed and "metrics" in record.overrides:
         passed, reason = True, f"{reason}; overridden: {record.overrides['metrics']}"
+    # It may be served already: by a deployment that was given up too soon, by somebody, by the service itself.
+    replaced = baseline_of(record, observation.head, campaign)
     if not passed:
-        return Move(State.REJECTED, reason, {"metrics": metrics})
-    # One that is served already, of a deployment that was given up too soon, replaced what was noted then.
-    replaced = record.replaced_version if campaign.version == record.version else campaign.version
+        reason += "; and yet somebody has the campaign serve it" if served_already else ""
+        return Move(State.REJECTED, reason, {"metrics": metrics, "replaced_version": replaced})
     changes = {
         "metrics": metrics, "replaced_version": replaced,
         "replaced_update": campaign.update.id if campaign.update else "",
     }  # fmt: skip
     return Request(State.DEPLOYMENT_REQUESTED, reason, changes)
+
+
+def baseline_of(record: Record, head: Head, campaign: Campaign) -> str:
+    """The version that this refresh's is to be better than: the one that is served, or was before this one."""
+    if campaign.version != record.version:
+        return campaign.version
+    if record.replaced_version or head.serving is None or head.serving.version == record.version:
+        return record.replaced_version
+    return head.serving.version
 
 
 def _change_campaign(record: Record, observation: Observation, now: datetime.datetime, policy: Policy) -> Action:
@@ -409,12 +443,12 @@ def _change_campaign(record: Record, observation: Observation, now: datetime.dat
         return _wait(now, policy, update.progress.text)
     if others:
         assert update is not None
-        if record.state != State.ROLLBACK_REQUESTED:
-            return Move(failed, f"somebody else updated the campaign to {update.version}")
-        if pending:
+        if record.state == State.ROLLBACK_REQUESTED and pending:
             return _wait(now, policy, f"the campaign is being updated to {update.version}")
-        # It came while this one waited for its turn.
-        return Request(record.state, f"{target}, asked for", {"replaced_update": update.id})
+        if record.state == State.ROLLBACK_REQUESTED and update.progress.status == Status.FAILED:
+            # A later refresh's, which came while this one waited for its turn.
+            return Request(record.state, f"{target}, asked for", {"replaced_update": update.id})
+        return Move(failed, f"somebody else updated the campaign to {update.version}")
     if record.state in REQUESTED:
         return Request(record.state, f"{target}, asked for again")
     return _wait(now, policy, "the campaign's update is not to be seen yet")

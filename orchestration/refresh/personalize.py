@@ -26,7 +26,7 @@ from orchestration.refresh.service import (
 from transforms.errors import UsageError, one_line, rejected
 
 # A request with its attempts and the pauses between them is over after 2.5 minutes. What makes something asks for up to four
-# (three pages of imports, and one more): policy.margin_seconds.
+# (three pages of imports, and one more): ten minutes, of the fifteen of policy.margin_seconds.
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 3
 _CONNECTIONS = 32  # kept open by the client, which all threads of a process share
 _PAGE = 100  # the longest there is
@@ -62,10 +62,15 @@ class Personalize:
         self._names: dict[str, str] = {}  # of versions, by ARN: they never change
         watch_attempts(client)
 
-    def problems(self) -> Sequence[str]:
+    def problems(self, location: str = "") -> Sequence[str]:
         """One line each, with the command that mends it where there is one."""
+        elsewhere = location and not location.startswith("s3://")
         solution = self._ask("DescribeSolution", "solution", solutionArn=self.resources.solution_arn)
-        return [*_of_solution(solution, self.resources), *_of_campaign(self._campaign())]
+        return [
+            *([f"the data are at {location}: Personalize imports from s3:// only"] if elsewhere else []),
+            *_of_solution(solution, self.resources),
+            *_of_campaign(self._campaign()),
+        ]
 
     def find_import(self, name: str) -> str | None:
         return next((job["datasetImportJobArn"] for job in self._imports() if job.get("jobName") == name), None)
@@ -117,8 +122,11 @@ class Personalize:
         try:
             self._ask("StopSolutionVersionCreation", "", True, solutionVersionArn=version)
         except Refused:
-            progress = self.training_progress(version)
-            if progress.status == Status.IN_PROGRESS and progress.text != _STOPPING:
+            try:
+                progress = self.training_progress(version)
+            except Busy:
+                return  # what refuses to stop has most likely ended
+            if progress.status == Status.IN_PROGRESS and not progress.is_stopping:
                 raise
 
     def metrics(self, version: str) -> Mapping[str, float]:
@@ -205,8 +213,9 @@ def _of_the_service(answer: Mapping[str, Any], operation: str, member: str) -> M
 def _progress(described: Mapping[str, Any]) -> Progress:
     text = str(described.get("status", ""))
     return Progress(
-        _ENDS.get(text, Status.IN_PROGRESS), text or "of no status", one_line(described.get("failureReason", ""))
-    )
+        _ENDS.get(text, Status.IN_PROGRESS), text or "of no status", one_line(described.get("failureReason", "")),
+        is_stopping=text == _STOPPING,
+    )  # fmt: skip
 
 
 def _made(described: Mapping[str, Any]) -> datetime.datetime:

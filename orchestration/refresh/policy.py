@@ -40,8 +40,8 @@ class Policy:
     training_hours: float = 72.0
     deployment_hours: float = 6.0
     total_hours: float = 144.0
-    lease_seconds: float = 900.0
-    margin_seconds: float = 600.0
+    lease_seconds: float = 1200.0
+    margin_seconds: float = 900.0
     poll_seconds: float = 60.0
     busy_seconds: float = 30.0
     most_busy_seconds: float = 900.0

@@ -179,11 +179,13 @@ class Head:
 
     Attributes:
       latest: the latest base_date that was started.
-      fence: the latest one whose data passed their gate: nothing earlier begins a step any more.
+      fence: the latest one whose data passed their gate: nothing earlier begins an import or a training any more.
+      deployment_fence: the latest one that took its turn to deploy: nothing earlier is deployed any more.
       open: refreshes that have not ended, or whose end has not been announced.
       importing, deploying: the refresh whose turn it is to change the data set, or the campaign.
-      imported: the base_date of what the data set was last made of, with its fingerprint, rows and end.
-      full_training: the base_date of the last full training.
+      imported: the base_date of what the data set was last made of, with its fingerprint and its end.
+      imported_rows: of the last FULL import.
+      full_training: the base_date of the last full training that was deployed; none after a rollback.
       serving: what the campaign serves as far as the ledger knows.
       deployments: what it came to serve, in order; the last few.
     """
@@ -192,12 +194,12 @@ class Head:
     revision: int = 0
     latest: datetime.date | None = None
     fence: datetime.date | None = None
+    deployment_fence: datetime.date | None = None
     open: tuple[datetime.date, ...] = ()
     importing: datetime.date | None = None
     deploying: datetime.date | None = None
     imported: datetime.date | None = None
     imported_fingerprint: str = ""
-    imported_mode: str = ""
     imported_rows: int = 0
     imported_until: datetime.date | None = None
     full_training: datetime.date | None = None

@@ -47,11 +47,15 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Of a job at the service. ``text`` is the service's own word for it, ``reason`` why it failed."""
+    """Of a job at the service. ``text`` is the service's own word for it, ``reason`` why it failed.
+
+    ``is_stopping``: somebody asked that it end.
+    """
 
     status: Status
     text: str
     reason: str = ""
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,12 @@ class CampaignService(Protocol):
       Busy, Refused, NoAccess: see there.
     """
 
-    def problems(self) -> Sequence[str]:
-        """What would keep a refresh from its end, one line each; ``OwnTraining`` what would merely fight it."""
+    def problems(self, location: str = "") -> Sequence[str]:
+        """What would keep a refresh from its end, one line each; ``OwnTraining`` what would merely fight it.
+
+        Args:
+          location: where the data are, once that is known: not every service reads from everywhere.
+        """
 
     def find_import(self, name: str) -> str | None:
         """The import job of this name, if there is one."""

@@ -11,6 +11,7 @@ import datetime
 import json
 import logging
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,19 +23,23 @@ from orchestration.refresh.interactions_data import Data, read_data
 from orchestration.refresh.ledger import Conflict, Ledger
 from orchestration.refresh.machine import Look, Move, Observation, Request, SetHead, Wait
 from orchestration.refresh.policy import Policy
-from orchestration.refresh.record import FAILURES, Deployment, Head, Record, State, Transition
-from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, Refused, Status
+from orchestration.refresh.record import FAILURES, REQUESTED, Deployment, Head, Record, State, Transition
+from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, NoAccess, Refused, Status
 from transforms.errors import UsageError, one_line
 
 _LOG = logging.getLogger(__name__)
 _MOST_STEPS = 100  # of one tick; a whole refresh takes about 20
+_DENIED = re.compile(
+    r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|HTTP (?:response code |status )?40[13]|Permission denied"
+)
+_SETTLING = datetime.timedelta(minutes=10)
 _STEP = "refresh"  # of events
 
 # What a failed refresh goes on from where a person has it done again, and whether under new names.
 _RETRIED = {
     State.REJECTED: (State.STARTED, False),
     State.SKIPPED: (State.STARTED, False),
-    State.IMPORT_FAILED: (State.VALIDATED, True),
+    State.IMPORT_FAILED: (State.STARTED, True),  # its data may have been mended
     State.TRAINING_FAILED: (State.IMPORT_ACTIVE, True),
     State.TRAINING_STOPPED: (State.IMPORT_ACTIVE, True),
     State.DEPLOYMENT_FAILED: (State.TRAINING_ACTIVE, False),
@@ -124,9 +129,6 @@ class Worker:
           UsageError: there is none, it has not failed, or a later one has taken its place.
         """
         record = self._known(base_date)
-        fence = self.ledger.head(self.campaign).fence
-        if fence is not None and fence > base_date:
-            raise UsageError(f"{self.campaign} {base_date} is not done again: {fence} has taken its place")
         if record.state not in _RETRIED:
             raise UsageError(
                 f"{self.campaign} {base_date} is {record.state}: accepted for --retry are {', '.join(sorted(_RETRIED))}"
@@ -134,11 +136,28 @@ class Worker:
         state, anew = _RETRIED[record.state]
         if record.state == State.REJECTED and record.version:
             state = State.TRAINING_ACTIVE
-        attempt = record.attempt + anew
-        changes: dict[str, Any] = {"attempt": attempt, "overrides": record.overrides | (overrides or {})}
+        elif anew and self._goes_on(record):
+            state, anew = (State.VALIDATED if record.state == State.IMPORT_FAILED else state), False
+        changes: dict[str, Any] = {"attempt": record.attempt + anew, "overrides": record.overrides | (overrides or {})}
         if anew:
-            changes |= {"version": ""} | ({"import_job": ""} if state == State.VALIDATED else {})
+            changes |= {"version": ""} | ({"import_job": ""} if state == State.STARTED else {})
+        taken_by = machine.place_taken_by(record.moved(state, why, self.clock()), self.ledger.head(self.campaign))
+        if taken_by:
+            raise UsageError(f"{self.campaign} {base_date} is not done again: {taken_by} has taken its place")
         return self._reopen(record, state, why, changes)
+
+    def _goes_on(self, record: Record) -> bool:
+        """Whether the job that was given up goes on at the service, or is done: then it is asked for by the same name, and found."""
+        try:
+            if record.state == State.IMPORT_FAILED and record.import_job:
+                progress = self.service.import_progress(record.import_job)
+            elif record.state == State.TRAINING_FAILED and record.version:
+                progress = self.service.training_progress(record.version)
+            else:
+                return False
+        except Refused:  # it is gone
+            return False
+        return progress.status in (Status.IN_PROGRESS, Status.ACTIVE) and not progress.is_stopping
 
     def rollback(self, base_date: datetime.date | None, why: str) -> Record:
         """Asks that the campaign go back to what it served before the version it serves now; does no more than that.
@@ -162,7 +181,12 @@ class Worker:
                 f"{self.campaign} {record.base_date} is {record.state}, and replaced "
                 f"{record.replaced_version or 'no version'}: there is nothing to go back to"
             )
-        update = self.service.campaign().update
+        campaign = self.service.campaign()
+        if campaign.version != serving.version:
+            raise UsageError(
+                f"{self.campaign} serves {campaign.version}, and not {serving.version} as the ledger says: sweep first"
+            )
+        update = campaign.update
         changes = {"rollback_to": record.replaced_version, "replaced_update": update.id if update else ""}
         return self._reopen(record, State.ROLLBACK_REQUESTED, why, changes)
 
@@ -180,6 +204,9 @@ class Worker:
             try:
                 record = self._announced(read)
                 action = self._decide(record, head, self.clock())
+                if isinstance(action, Move) and action.stop and (busy := self._stop(record, action.stop)):
+                    # Once the record has ended nobody would stop it any more.
+                    action = Wait(self.clock() + self.policy.pause(0, self.draw()), f"stop: {busy}")
                 if isinstance(action, Wait):
                     return Ticked(record, action.until)
                 # A record that was opened again since the head was read may have lost the turn that the head gives it.
@@ -200,15 +227,16 @@ class Worker:
         records = self.ledger.records(self.campaign)
         found = self._late_imports(head, records)
         if not any(record.state in machine.CHANGES_CAMPAIGN for record in records):
+            self._late_rollbacks(records)
             found += self._served_otherwise(found[-1][0] if found else head, records)
         # Where somebody else writes the head meanwhile the campaign is not quiet, and whoever looks next sees more.
         with contextlib.suppress(Conflict):
+            for _, line in found:
+                self.log({"at": self.clock(), "campaign": self.campaign, "event": "drift", "why": line})
+                self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
             if found:
                 self.ledger.write_head(found[-1][0])
-                for _, line in found:
-                    self.log({"at": self.clock(), "campaign": self.campaign, "event": "drift", "why": line})
-                    self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
-                return [line for _, line in found]
+            return [line for _, line in found]
         return []
 
     def _late_imports(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
@@ -224,11 +252,21 @@ class Worker:
                     found.append((head, f"the import of {record.base_date}, which was given up, is done"))
         return found
 
+    def _late_rollbacks(self, records: list[Record]) -> None:
+        failed = [record for record in records if record.state == State.ROLLBACK_FAILED]
+        served = self.service.campaign().version if failed else ""
+        for record in failed:
+            if record.rollback_to == served:
+                line = f"the campaign serves {served}: the rollback that was given up is done"
+                with contextlib.suppress(Conflict):  # it is asked for again at this moment
+                    self.ledger.write(record.moved(State.ROLLED_BACK, line, self.clock()))
+
     def _served_otherwise(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
         campaign = self.service.campaign()
         of_ours = next((record for record in records if record.version == campaign.version), None)
         before = head.serving.version if head.serving else ""
-        if campaign.version in ("", before) or (not before and of_ours is None):
+        known = head.serving is not None and (head.serving.base_date is not None or of_ours is None)
+        if not campaign.version or (campaign.version == before and known) or (not before and of_ours is None):
             return []
         deployment = Deployment(
             campaign.version, of_ours.base_date if of_ours else None, self.clock(), of_ours.data_fingerprint if of_ours else ""
@@ -253,11 +291,21 @@ class Worker:
         look = machine.what_to_look_at(record, head, now)
         try:
             observation = self._observe(look, record, head)
-        except Busy as busy:
-            # Nothing is written: the service's bad hour is not this refresh's failure.
-            action: machine.Action = Wait(now + self.policy.pause(0, self.draw()), f"{look.value}: {busy}")
+        except (Busy, NoAccess) as error:
+            # Nothing is written: the service's bad hour is not this refresh's failure, unless it lasts.
+            why = f"{look.value}: {error}"
+            # What an intent may have made has to be looked for first, however late.
+            given_up = None if record.state in REQUESTED else machine.given_up(record, now, self.policy, why)
+            if given_up is None and isinstance(error, NoAccess):
+                raise
+            action: machine.Action = given_up or Wait(now + self.policy.pause(0, self.draw()), why)
         except Refused as refused:
-            action = Move(machine.failure_of(record.state), f"{look.value}: {refused}")
+            why = str(refused)
+            action = Move(machine.failure_of(record.state), why)
+            if look in (Look.IMPORT, Look.TRAINING) and now < record.since + _SETTLING:
+                action = Wait(
+                    now + self.policy.pause(0, self.draw()), why
+                )  # what has just been made may not be seen yet
         else:
             action = machine.next_action(record, observation, now, self.policy)
         self._say(record, "decision", look=look.value, **_shown(action))
@@ -267,7 +315,8 @@ class Worker:
         seen = Observation(head, self._turn_taken(record, head))
         service = self.service
         if look == Look.DATA:
-            seen = replace(seen, data=self._data(record.data), problems=tuple(service.problems()))
+            data = self._data(record.data)
+            seen = replace(seen, data=data, problems=tuple(service.problems(data.location if data else "")))
         elif look == Look.IMPORT_BY_NAME:
             seen = replace(seen, found=service.find_import(record.name))
         elif look == Look.TRAINING_BY_NAME:
@@ -280,7 +329,8 @@ class Worker:
             seen = replace(seen, campaign=service.campaign())
         elif look == Look.METRICS:
             campaign = service.campaign()
-            serving = {} if campaign.version in ("", record.version) else service.metrics(campaign.version)
+            baseline = machine.baseline_of(record, head, campaign)
+            serving = service.metrics(baseline) if baseline else {}
             seen = replace(
                 seen, campaign=campaign, metrics=service.metrics(record.version), serving_metrics=serving
             )  # fmt: skip
@@ -292,7 +342,10 @@ class Worker:
         except UsageError as error:
             raise Refused(str(error)) from error
         except OSError as error:
-            raise Busy(one_line(f"{directory}: {error}")) from error
+            line = one_line(f"{directory}: {error}")
+            if _DENIED.search(line):
+                raise NoAccess(f"{line}; whoever runs this needs to list and to read what is there") from error
+            raise Busy(line) from error
 
     def _turn_taken(self, record: Record, head: Head) -> datetime.date | None:
         """Whose turn it is, where it is not over and this refresh may want it."""
@@ -313,8 +366,6 @@ class Worker:
         if isinstance(action, SetHead):
             self.ledger.write_head(action.head)
         elif isinstance(action, Move):
-            if action.stop:  # first: once the record has ended nobody would do it any more
-                self._stop(record, action.stop)
             self.ledger.write(record.moved(action.state, action.reason, self.clock(), **action.changes))
         else:
             self._request(action, record)
@@ -366,13 +417,18 @@ class Worker:
     def _pause(self, record: Record) -> datetime.timedelta:
         return self.policy.pause(record.tries, self.draw())
 
-    def _stop(self, record: Record, version: str) -> None:
+    def _stop(self, record: Record, version: str) -> str:
+        """Asks that a training stop. Returns: why that has to be tried again, or nothing."""
         try:
             self.service.stop_training(version)
-        except (Busy, Refused) as error:
+        except Busy as busy:
+            self._say(record, "stop failed", why=str(busy))
+            return str(busy)
+        except (Refused, NoAccess) as error:  # it goes on to its own end
             self._say(record, "stop failed", why=str(error))
         else:
             self._say(record, "stop", why=f"nobody needs {version} any more")
+        return ""
 
     def _reopen(self, record: Record, state: State, why: str, changes: dict[str, Any]) -> Record:
         """The head first: whoever saw the record ended, and its turn free to take, sees another head by then.

@@ -33,14 +33,14 @@ _FORWARD = {
 }
 # Opened again by a person. A rollback may undo whatever refresh the campaign is known to serve, however that ended.
 _AGAIN = {
-    "rejected": {"started", "training_active"},
+    "rejected": {"started", "training_active", "rollback_requested"},
     "skipped": {"started"},
-    "import_failed": {"validated"},
-    "training_failed": {"import_active"},
+    "import_failed": {"started", "validated"},
+    "training_failed": {"import_active", "rollback_requested"},
     "training_stopped": {"import_active"},
     "deployment_failed": {"training_active", "rollback_requested"},
     "deployment_active": {"rollback_requested"},
-    "rollback_failed": {"rollback_requested"},
+    "rollback_failed": {"rollback_requested", "rolled_back"},
     "rolled_back": {"rollback_requested"},
     "superseded": {"rollback_requested"},
 }
@@ -106,8 +106,10 @@ class Watch:
         self.world.counts[f"state {state}"] += 1
         if was in _AGAIN and state in _AGAIN[was]:
             self.world.counts["opened again"] += 1
-            anew = was in ("import_failed", "training_failed", "training_stopped")
-            self.must(before and row["attempt"] == before["attempt"] + anew, f"{key}: opened again under old names")
+            # A job that was given up and goes on keeps its name.
+            by = {("import_failed", "started"): {1}, ("training_stopped", "import_active"): {1},
+                  ("training_failed", "import_active"): {0, 1}}.get((was, state), {0})  # fmt: skip
+            self.must(before and row["attempt"] - before["attempt"] in by, f"{key}: opened again under other names")
         if last["reason"].endswith(" exists"):
             self.world.counts["adoptions"] += 1
         if last["reason"].startswith(_TIMED_OUT):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.refresh import worker
+from orchestration.refresh import installation, worker
 from orchestration.refresh.__main__ import main
+from orchestration.refresh.local_personalize.client import Client
 from orchestration.refresh.local_personalize.core import Durations, Fault
+from orchestration.refresh.personalize import Personalize
 from orchestration.refresh.record import State
 from tests.orchestration.refresh.installed import POLICY, WEEK_1, WEEK_2, WEEK_3, Installed, installed
 
@@ -55,6 +57,52 @@ def test_an_event_begins_every_campaign_that_waits_for_it(shops: Installed) -> N
     assert [shops.record(WEEK_1, name).data for name in ("north", "south")] == [
         "data/north/2026-03-01", "data/south/2026-03-01",
     ]  # fmt: skip
+
+
+def test_what_one_campaign_refuses_keeps_no_other_from_being_started(
+    shops: Installed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["start", "--campaign", "north", "--base_date", str(WEEK_1), "--data", "data/mine"])
+    capsys.readouterr()
+    for south in ("started with data/south/2026-03-01", "a duplicate, it was started already and is started"):
+        assert shops.send(shops.event(WEEK_1)) == 1
+        refused, started, error = capsys.readouterr().err.splitlines()
+        assert refused.startswith(
+            "north: north 2026-03-01 was started with the data 'data/mine', not 'data/north/2026-03-01'"
+        )
+        assert started == f"south 2026-03-01: {south}"
+        assert error == "error: 1 of 2 campaigns had trouble, as said above: north"
+    assert shops.record(WEEK_1, "north").data == "data/mine"
+
+
+def test_waiting_is_for_what_was_started(shops: Installed) -> None:
+    main(["start", "--campaign", "north", "--base_date", str(WEEK_1), "--data", "data/mine"])
+    shops.data(WEEK_1, "south")
+    (shops.directory / "event.json").write_text(json.dumps(shops.event(WEEK_1)))
+    assert main(["start", "--event", "event.json", "--wait"]) == 1
+    assert shops.record(WEEK_1, "south").state == State.DEPLOYMENT_ACTIVE
+    assert shops.record(WEEK_1, "north").state == State.STARTED
+
+
+@pytest.mark.parametrize("command", [["start", "--campaign", "north", "--base_date", str(WEEK_1)], ["tick"], ["sweep"]])
+def test_a_margin_that_is_too_short_is_one_warning_and_no_refusal(
+    shops: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    assert main(command) == 0
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setenv("AWS_ENDPOINT_URL_PERSONALIZE", "https://personalize.example")
+    monkeypatch.setattr(
+        installation, "_connected", lambda campaign: Personalize(Client(shops.service), campaign.resources)
+    )
+    shops.write({"north": "lease_seconds = 99\nmargin_seconds = 5", "south": ""})
+    assert main(command) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert warning.startswith("warning: campaigns.north.policy.margin_seconds is 5: a call may take 600 seconds")
+    assert main([*command, "--verbose"]) == 0
+    (found,) = [
+        each for each in map(json.loads, capsys.readouterr().err.splitlines()) if each.get("level") == "warning"
+    ]
+    assert found["why"] == warning
 
 
 def test_an_event_of_a_failure_begins_nothing_and_says_so(shop: Installed, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ BEFORE = DAY - datetime.timedelta(days=7)
 FULL = Data("s3://shop/", "FULL", 5_000, 50, "new", None, DAY)
 PART = replace(FULL, mode="INCREMENTAL", since=BEFORE, rows=1_200)
 EMPTY = Head("shop")
-HEAD = Head("shop", imported=BEFORE, imported_mode="FULL", imported_rows=10_000, imported_until=BEFORE)
+HEAD = Head("shop", imported=BEFORE, imported_rows=10_000, imported_until=BEFORE)
 EITHER = Policy(import_mode="INCREMENTAL")
 NAME = Policy().metric
 
@@ -28,9 +28,9 @@ NAME = Policy().metric
         (FULL, EMPTY, Policy(), True, "5,000 rows of 50 users, FULL"),
         (replace(FULL, failed=("users is 3, accepted is 25", "rows is 9")), EMPTY, Policy(), False, "accepted is 25; rows is 9"),
         (FULL, HEAD, Policy(), True, "5,000 rows"),
-        (replace(FULL, rows=4_999), HEAD, Policy(), False, "4,999 rows, 0.50 of the 10,000 of 2026-03-01: accepted is at least 0.5"),
+        (replace(FULL, rows=4_999), HEAD, Policy(), False, "4,999 rows, 0.50 of the 10,000 imported in full before: accepted is at least 0.5"),
         (replace(FULL, rows=4_999), HEAD, Policy(least_rows_ratio=0), True, "4,999 rows"),
-        (replace(FULL, rows=10), replace(HEAD, imported_mode="INCREMENTAL"), Policy(), True, "10 rows"),
+        (replace(FULL, rows=10), replace(HEAD, imported_rows=0), Policy(), True, "10 rows"),
         (PART, HEAD, Policy(), False, "import_mode is FULL: export them without --since"),
         (PART, HEAD, EITHER, True, "1,200 rows of 50 users from 2026-03-01"),
         (PART, EMPTY, EITHER, False, "nothing was imported before"),

@@ -30,6 +30,7 @@ FAILED, STOPPED = Progress(Status.FAILED, "CREATE FAILED", "bad file"), Progress
 HEAD = Head("shop", 1, latest=DAY, fence=DAY, open=(DAY,))
 OURS = replace(HEAD, importing=DAY, deploying=DAY)
 LATE = replace(HEAD, latest=LATER, fence=LATER, open=(DAY, LATER))
+OVERTAKEN = replace(LATE, deployment_fence=LATER)
 MERELY_STARTED = replace(LATE, fence=DAY)
 SERVED = Deployment("v0", None, NOW)
 S = State
@@ -61,7 +62,6 @@ def judged(new: float, old: float = 0.5, head: Head = OURS, **others: Any) -> Ob
 
 
 IMPORTED = machine.head_with_import(OURS, record(S.IMPORT_IN_PROGRESS))
-TRAINED = replace(HEAD, full_training=DAY)
 KNOWN = replace(OURS, serving=replace(SERVED, version="v1"))
 BACK = replace(OURS, serving=SERVED)
 
@@ -91,7 +91,8 @@ TABLE: tuple[tuple[str, Record, Observation, Any], ...] = (
     ("its import does not exist", record(S.IMPORT_REQUESTED), seen(OURS), S.IMPORT_REQUESTED),
     ("it does not exist, and a later one began", record(S.IMPORT_REQUESTED), seen(LATE), S.SUPERSEDED),
     ("it exists, and a later one began", record(S.IMPORT_REQUESTED), seen(LATE, found="job"), S.IMPORT_IN_PROGRESS),
-    ("it is asked for for too long", record(S.IMPORT_REQUESTED, 13 * HOUR), seen(OURS), S.IMPORT_FAILED),
+    ("it is asked for for long", record(S.IMPORT_REQUESTED, 13 * HOUR), seen(OURS), S.IMPORT_REQUESTED),
+    ("it is asked for for too long", record(S.IMPORT_REQUESTED, 145 * HOUR), seen(OURS), S.IMPORT_FAILED),
     ("it imports", record(S.IMPORT_IN_PROGRESS), seen(OURS, progress=GOING), Wait),
     ("it imports for too long", record(S.IMPORT_IN_PROGRESS, 13 * HOUR), seen(OURS, progress=GOING), S.IMPORT_FAILED),
     ("it imports, and a later one began", record(S.IMPORT_IN_PROGRESS), seen(LATE, progress=GOING), Wait),
@@ -104,27 +105,26 @@ TABLE: tuple[tuple[str, Record, Observation, Any], ...] = (
     ("its version does not exist", record(S.TRAINING_REQUESTED), seen(), S.TRAINING_REQUESTED),
     ("the service is busy", record(S.TRAINING_REQUESTED, not_before=NOW + HOUR), seen(), Wait),
     ("it trains", record(S.TRAINING_IN_PROGRESS), seen(progress=GOING), Wait),
-    ("it trains, and a later one began", record(S.TRAINING_IN_PROGRESS), seen(LATE, progress=GOING), S.SUPERSEDED),
+    ("it trains, and a later one began", record(S.TRAINING_IN_PROGRESS), seen(LATE, progress=GOING), Wait),
+    ("it trains, and a later one deploys", record(S.TRAINING_IN_PROGRESS), seen(OVERTAKEN, progress=GOING), S.SUPERSEDED),
     ("it trains for too long", record(S.TRAINING_IN_PROGRESS, 73 * HOUR), seen(progress=GOING), S.TRAINING_FAILED),
     ("its training failed", record(S.TRAINING_IN_PROGRESS), seen(progress=FAILED), S.TRAINING_FAILED),
     ("its training was stopped", record(S.TRAINING_IN_PROGRESS), seen(progress=STOPPED), S.TRAINING_STOPPED),
-    ("its training is done", record(S.TRAINING_IN_PROGRESS), seen(progress=ACTIVE), SetHead),
-    ("the head has its full training", record(S.TRAINING_IN_PROGRESS), seen(TRAINED, progress=ACTIVE), S.TRAINING_ACTIVE),
-    ("an update needs no such entry", record(S.TRAINING_IN_PROGRESS, training_mode="UPDATE"), seen(progress=ACTIVE),
-     S.TRAINING_ACTIVE),
+    ("its training is done", record(S.TRAINING_IN_PROGRESS), seen(progress=ACTIVE), S.TRAINING_ACTIVE),
     ("it is good, and nobody's turn", record(S.TRAINING_ACTIVE), judged(0.5, head=HEAD), SetHead),
     ("it is good, and its turn", record(S.TRAINING_ACTIVE), judged(0.5), S.DEPLOYMENT_REQUESTED),
     ("it is good, and another's turn", record(S.TRAINING_ACTIVE), judged(0.5, head=HEAD, turn_taken=LATER), Wait),
     ("it is worse", record(S.TRAINING_ACTIVE), judged(0.4), S.REJECTED),
     ("it is worse, and accepted", record(S.TRAINING_ACTIVE, overrides={"metrics": "known"}), judged(0.4),
      S.DEPLOYMENT_REQUESTED),
-    ("it is good, and a later one began", record(S.TRAINING_ACTIVE), seen(LATE), S.SUPERSEDED),
+    ("it is good, and a later one began", record(S.TRAINING_ACTIVE), seen(LATE), SetHead),
+    ("it is good, and a later one deploys", record(S.TRAINING_ACTIVE), seen(OVERTAKEN), S.SUPERSEDED),
     ("no update of ours", record(S.DEPLOYMENT_REQUESTED), serving("v0", update("v0", ACTIVE, "old")), S.DEPLOYMENT_REQUESTED),
     ("an earlier update to it failed", record(S.DEPLOYMENT_REQUESTED), serving("v0", update("v1", FAILED, "old")),
      S.DEPLOYMENT_REQUESTED),
     ("our update goes on", record(S.DEPLOYMENT_REQUESTED), serving("v0", update("v1", GOING)), S.DEPLOYMENT_IN_PROGRESS),
-    ("no update of ours, and a later one began", record(S.DEPLOYMENT_REQUESTED),
-     replace(serving("v0"), head=LATE), S.SUPERSEDED),
+    ("no update of ours, and a later one deploys", record(S.DEPLOYMENT_REQUESTED),
+     replace(serving("v0"), head=OVERTAKEN), S.SUPERSEDED),
     ("our update still goes on", record(S.DEPLOYMENT_IN_PROGRESS), serving("v0", update("v1", GOING)), Wait),
     ("it goes on, and a later one began", record(S.DEPLOYMENT_IN_PROGRESS),
      replace(serving("v0", update("v1", GOING)), head=LATE), Wait),
@@ -174,7 +174,7 @@ def test_every_state_is_in_the_table() -> None:
 
 
 def test_a_training_that_nobody_needs_is_stopped() -> None:
-    for there, head in ((record(S.TRAINING_IN_PROGRESS), LATE), (record(S.TRAINING_IN_PROGRESS, 73 * HOUR), HEAD)):
+    for there, head in ((record(S.TRAINING_IN_PROGRESS), OVERTAKEN), (record(S.TRAINING_IN_PROGRESS, 73 * HOUR), HEAD)):
         action = next_action(there, seen(head, progress=GOING), NOW, POLICY)
         assert isinstance(action, Move) and action.stop == "v1"
 
@@ -228,7 +228,7 @@ UPDATES = st.none() | st.builds(Update, st.sampled_from(("old", "new")), VERSION
 DEPLOYMENTS = st.builds(Deployment, VERSIONS, DATES, st.just(NOW), st.sampled_from(("", "new", "old")))
 HEADS = st.builds(
     Head, st.just("shop"), st.integers(0, 9), latest=DATES, fence=DATES, open=st.lists(DATES.filter(bool), max_size=3, unique=True).map(tuple),
-    importing=DATES, deploying=DATES, imported=DATES, imported_fingerprint=st.sampled_from(("", "new")), imported_mode=st.sampled_from(("", "FULL", "INCREMENTAL")),
+    importing=DATES, deploying=DATES, imported=DATES, imported_fingerprint=st.sampled_from(("", "new")), deployment_fence=DATES,
     imported_rows=st.integers(0, 10_000), imported_until=DATES, full_training=DATES, serving=st.none() | DEPLOYMENTS,
     deployments=st.lists(DEPLOYMENTS, max_size=3).map(tuple),
 )  # fmt: skip

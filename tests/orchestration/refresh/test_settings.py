@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.refresh.policy import Policy
-from orchestration.refresh.settings import EXAMPLE, EventRule, read_settings, settings_path
+from orchestration.refresh.settings import EXAMPLE, EventRule, margin_warning, read_settings, settings_path
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,7 +80,7 @@ def test_without_events_and_policy(tmp_path: Path) -> None:
         ("job = ", "jobs = ", "campaigns.shop.event.jobs is no setting: accepted are source, job"),
         ("# import_mode", 'import_mode = "full"\n#', "import_mode 'full' is not usable: accepted is FULL or INCREMENTAL"),
         ("# training_mode", 'training_mode = "INCREMENTAL"\n#', "accepted is FULL or UPDATE"),
-        ("# margin_seconds", "margin_seconds = 900\n#", "margin_seconds 900.0 is not usable: accepted is less than lease_seconds, 900"),
+        ("# margin_seconds", "margin_seconds = 1200\n#", "margin_seconds 1200.0 is not usable: accepted is less than lease_seconds, 1200"),
         ("# busy_seconds", "busy_seconds = 1000\n#", "busy_seconds 1000.0 is not usable: accepted is at most most_busy_seconds, 900"),
         ("# poll_seconds", "poll_seconds = 0\n#", "poll_seconds 0 is not usable: accepted is a number above 0 to 86400"),
         ("# data_hours", "data_hours = nan\n#", "data_hours nan is not usable"),
@@ -139,6 +139,43 @@ def test_missing_or_a_directory(tmp_path: Path) -> None:
         read_settings(tmp_path / "refresh.toml")
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         read_settings(tmp_path)
+
+
+LOCAL, FAR = "http://127.0.0.1:8080", "https://personalize.eu-central-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("margin", "environment", "warned"),
+    [
+        (599, {}, True),
+        (600, {}, False),
+        (2, {"_PERSONALIZE": LOCAL}, False),
+        (2, {"": "http://localhost:8080"}, False),
+        (2, {"": "http://[::1]:8080"}, False),
+        (2, {"_PERSONALIZE": "", "": LOCAL}, False),  # an empty one is none
+        (2, {"_PERSONALIZE": FAR}, True),
+        (2, {"_PERSONALIZE": FAR, "": LOCAL}, True),
+        (2, {"_PERSONALIZE": "http://localhost.example"}, True),
+        (2, {"_PERSONALIZE": "http://["}, True),
+        (2, {"_S3": LOCAL}, True),
+    ],
+)
+def test_a_margin_below_a_call_s_time_is_warned_of_but_for_a_service_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, margin: int, environment: dict[str, str], warned: bool
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_PERSONALIZE", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL{name}", value)
+    other = SECOND.replace(":dataset/shop", ":dataset/other").replace(":campaign/shop", ":campaign/other")
+    text = TEXT.replace("# margin_seconds", f"margin_seconds = {margin}\n#")
+    campaigns = read_settings(written(tmp_path, f"{text}\n{other}")).campaigns
+    said = margin_warning(campaigns.values())
+    assert bool(said) == warned
+    assert not warned or f": campaigns.shop.policy.margin_seconds is {margin}: a call may take 600" in said
+    assert margin_warning([campaigns["other"]]) == ""
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "True")  # then boto3 asks AWS, whatever the others say
+    assert bool(margin_warning(campaigns.values())) == (margin < 600)
 
 
 def test_which_file_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from orchestration.refresh.record import ENDS, Record, State, Transition
 from orchestration.refresh.status_table import spoken
 from tests.orchestration.refresh.installed import WEEK_1, WEEK_2, WEEK_3, Installed, installed
 
+WEEK_4, WEEK_5 = datetime.date(2026, 3, 22), datetime.date(2026, 3, 29)
 AT = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
 
 
@@ -55,7 +58,8 @@ def test_the_object(shop: Installed, capsys: pytest.CaptureFixture[str]) -> None
         ["2026-03-15"],
     )
     assert (found["serving"]["version"], found["serving"]["base_date"]) == (first.version, "2026-03-01")
-    waiting, failed = found["refreshes"]
+    waiting, failed, served = found["refreshes"]
+    assert (served["base_date"], served["state"], found["failures"]) == ("2026-03-01", "deployment_active", [])
     assert (waiting["state"], waiting["waits_for"], waiting["overrides"]) == (
         "started",
         "complete data",
@@ -90,10 +94,7 @@ def test_a_monitor_s_exit_code(shop: Installed, capsys: pytest.CaptureFixture[st
     assert main(["status"]) == 0
     assert main(["status", "--fail_on_failed", "--campaign", "quiet"]) == 0
     assert main(["status", "--fail_on_failed"]) == 1
-    assert (
-        capsys.readouterr().err
-        == "error: the latest refresh has failed: shop 2026-03-08 is training_failed: out of capacity\n"
-    )
+    assert capsys.readouterr().err == "error: shop 2026-03-08 is training_failed: out of capacity\n"
     shop.service.faults.clear()
     assert (
         main(
@@ -102,6 +103,63 @@ def test_a_monitor_s_exit_code(shop: Installed, capsys: pytest.CaptureFixture[st
         == 0
     )
     assert main(["status", "--fail_on_failed"]) == 0
+
+
+def test_a_rollback_that_failed_is_seen_behind_a_later_refresh(
+    shop: Installed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.service.faults.clear()
+    shop.service.metrics = lambda name: {Policy().metric: 0.25}
+    second = shop.deploy(WEEK_3)
+    shop.service.faults.append(Fault("UpdateCampaign", "create_failed", reason="no capacity"))
+    rollback = ["rollback", "--campaign", "shop", "--reason", "shoes for everybody", "--wait"]
+    assert main(rollback) == 1 and shop.served() == second.version
+    same = second.data  # as if nothing had been sold since
+    assert main(["start", "--campaign", "shop", "--base_date", str(WEEK_4), "--data", same, "--wait"]) == 0
+    assert shop.record(WEEK_4).state == State.SKIPPED
+    (found,) = asked(capsys, "--campaign", "shop")["campaigns"]
+    assert [(each["base_date"], each["state"]) for each in found["refreshes"]] == [
+        (str(WEEK_4), "skipped"), (str(WEEK_3), "rollback_failed"),
+    ]  # fmt: skip
+    assert (found["failed"], found["failures"]) == (True, [str(WEEK_3)])
+    capsys.readouterr()
+    assert main(["status", "--fail_on_failed"]) == 1
+    said = capsys.readouterr()
+    assert said.err == f"error: shop {WEEK_3} is rollback_failed: no capacity\n"
+    assert "FAILED rollback_failed" in said.out and "2 campaigns, 1 FAILED: 0 open refreshes" in said.out
+    # Once it is done it has not failed any more, and is still to be seen beside the one that is served again.
+    shop.service.faults.clear()
+    assert main(rollback) == 0 and main(["status", "--fail_on_failed"]) == 0
+    (found,) = asked(capsys, "--campaign", "shop")["campaigns"]
+    assert [(each["base_date"], each["state"]) for each in found["refreshes"]] == [
+        (str(WEEK_4), "skipped"), (str(WEEK_3), "rolled_back"), (str(WEEK_1), "deployment_active"),
+    ]  # fmt: skip
+    shop.deploy(WEEK_5)
+    assert [each["base_date"] for each in asked(capsys, "--campaign", "shop")["campaigns"][0]["refreshes"]] == [
+        str(WEEK_5)
+    ]
+
+
+def test_a_damaged_row_keeps_no_other_campaign_from_being_shown(
+    shop: Installed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["start", "--campaign", "quiet", "--base_date", str(WEEK_1)])
+    with contextlib.closing(sqlite3.connect("refresh.db", isolation_level=None)) as ledger:
+        ledger.execute(
+            "UPDATE refresh_ledger SET attributes = '{}' WHERE campaign_name = 'quiet' AND base_date != 'head'"
+        )
+    damaged = "quiet: the ledger's row of quiet 2026-03-01 is not one of this version's"
+    for arguments in (["status"], ["status", "--json"], ["status", "--campaign", "quiet"]):
+        capsys.readouterr()
+        assert main(arguments) == 1
+        said = capsys.readouterr()
+        assert ("2026-03-08" in said.out) == ("quiet" not in arguments)
+        line, error = said.err.splitlines()
+        assert line.startswith(damaged) and error.endswith(" campaigns had trouble, as said above: quiet")
+    assert main(["status", "--fail_on_failed"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "error: 1 of 2 campaigns had trouble, as said above: quiet; shop 2026-03-08 is training_failed: out of capacity\n"
+    )
 
 
 @pytest.mark.parametrize("columns", [60, 80, 139, 140, 160, None])
@@ -124,7 +182,7 @@ def test_the_table_fits_and_has_no_colour_where_it_is_piped(
         "no refresh yet",
     ):
         assert part in words
-    assert "arn:" not in text and "2 campaigns: 1 open refresh, 0 whose latest FAILED" in words
+    assert "arn:" not in text and "2 campaigns, 0 FAILED: 1 open refresh" in words
 
 
 def test_failures_stand_out_in_a_terminal(
@@ -142,7 +200,8 @@ def test_failures_stand_out_in_a_terminal(
     ("states", "hours"),
     [
         ([State.STARTED], 6),
-        ([State.STARTED, State.VALIDATED, State.IMPORT_REQUESTED, State.IMPORT_IN_PROGRESS], 2 + 12),
+        ([State.STARTED, State.VALIDATED, State.IMPORT_REQUESTED], 144),
+        ([State.STARTED, State.VALIDATED, State.IMPORT_REQUESTED, State.IMPORT_IN_PROGRESS], 3 + 12),
         ([State.STARTED, State.REJECTED, State.STARTED], 2 + 6),
         ([State.STARTED, State.VALIDATED], 144),
     ],

@@ -45,6 +45,15 @@ def test_missed_events(shop: Installed, capsys: pytest.CaptureFixture[str]) -> N
     assert swept(capsys) == ["shop: nothing was lost"]
 
 
+def test_what_the_newest_supersedes_does_not_import_in_vain(shop: Installed) -> None:
+    shop.deploy(WEEK_1)
+    shop.data(WEEK_2)
+    shop.data(WEEK_3)
+    assert main(["sweep"]) == 0 and main(["tick", "--until_done"]) == 0
+    assert [each.name for each in shop.service.imports.values()][-2:] == ["shop-20260301", "shop-20260315"]
+    assert State.IMPORT_REQUESTED not in [each.state for each in shop.record(WEEK_2).history]
+
+
 def test_of_a_campaign_without_a_refresh_the_newest_alone_is_started(
     shop: Installed, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from orchestration.refresh.ledger import record_of
+from orchestration.refresh.interactions_data import Data
+from orchestration.refresh.ledger import record_of, row_of_head
+from orchestration.refresh.local_personalize.client import Client
+from orchestration.refresh.local_personalize.core import Fault
 from orchestration.refresh.record import Record, State
+from orchestration.refresh.service import NoAccess
 from orchestration.refresh.worker import Worker
 from tests.orchestration.refresh.schedules import BASIC, TO_THE_END, Run, Schedule, Step
-from tests.orchestration.refresh.world import CAMPAIGN, DAYS, World
+from tests.orchestration.refresh.world import CAMPAIGN, DAYS, METRIC, World
 from transforms.errors import UsageError
 
 DAY = DAYS[0]
+POLICY = BASIC.policy
 START: Step = ("go", 0, "start", 0, TO_THE_END)
 
 
@@ -112,7 +118,7 @@ def test_a_rollback_asked_for_twice_is_one() -> None:
 @pytest.mark.parametrize(
     ("operation", "kind", "failed", "goes_on"),
     (
-        ("CreateDatasetImportJob", "create_failed", State.IMPORT_FAILED, State.VALIDATED),
+        ("CreateDatasetImportJob", "create_failed", State.IMPORT_FAILED, State.STARTED),
         ("CreateSolutionVersion", "create_failed", State.TRAINING_FAILED, State.IMPORT_ACTIVE),
         ("CreateSolutionVersion", "stopped", State.TRAINING_STOPPED, State.IMPORT_ACTIVE),
         ("UpdateCampaign", "create_failed", State.DEPLOYMENT_FAILED, State.TRAINING_ACTIVE),
@@ -158,3 +164,102 @@ def test_what_somebody_else_deployed_is_known_after_a_sweep() -> None:
     assert "which no refresh made" in line
     assert world.watch.head().serving.base_date is None
     assert worker.reconcile() == []
+
+
+def test_a_retry_reads_the_data_again_that_somebody_has_changed() -> None:
+    world, worker = at(("fault", "CreateDatasetImportJob", "create_failed", 1), START, ("settle", 13))
+    worker.read = lambda directory: replace(world.data(directory), failed=("rows is 3, accepted is at least 1,000",))  # type: ignore[type-var]
+    worker.retry(DAY, "a person")
+    worker.tick(DAY)
+    assert (record(world).state, record(world).reason) == (State.REJECTED, "rows is 3, accepted is at least 1,000")
+
+
+def test_an_import_that_was_given_up_and_goes_on_is_not_made_again() -> None:
+    world, worker = at(("fault", "CreateDatasetImportJob", "slow", 1), START, ("settle", 1))
+    world.advance(POLICY.import_hours * 3_600)
+    worker.tick(DAY)
+    assert record(world).state == State.IMPORT_FAILED
+    worker.retry(DAY, "a person")
+    worker.tick(DAY)
+    assert (record(world).state, record(world).attempt) == (State.IMPORT_IN_PROGRESS, 1)
+    assert len(world.service.imports) == 2  # the shop's own, and ours
+
+
+def test_a_service_that_is_busy_for_ever_does_not_keep_a_refresh_for_ever() -> None:
+    world, worker = at(START, ("settle", 3))
+    assert record(world).state == State.TRAINING_IN_PROGRESS
+    world.service.faults.append(Fault("DescribeSolutionVersion", "throttled", 10**6))
+    world.advance(3_600)
+    worker.tick(DAY)
+    assert record(world).state == State.TRAINING_IN_PROGRESS
+    world.advance(POLICY.training_hours * 3_600)
+    worker.tick(DAY)
+    assert record(world).state == State.TRAINING_FAILED
+    assert "not done within" in record(world).reason and "Throttl" in record(world).reason
+
+
+def test_data_that_may_not_be_read_are_a_matter_of_access_until_their_time_is_over() -> None:
+    world, worker = at(START)
+
+    def read(directory: str) -> Data | None:
+        raise OSError("When getting information for key 'manifest.json': AWS Error ACCESS_DENIED during HeadObject")
+
+    worker.read = read
+    with pytest.raises(NoAccess, match="needs to list and to read what is there"):
+        worker.tick(DAY)
+    world.advance(POLICY.data_hours * 3_600)
+    worker.tick(DAY)
+    assert record(world).state == State.REJECTED and "ACCESS_DENIED" in record(world).reason
+
+
+def test_a_version_is_judged_that_somebody_has_the_campaign_serve_before() -> None:
+    """It is compared with what was served before it."""
+    world, worker = at(START, ("settle", 14), ("go", 0, "start", 1, TO_THE_END))
+    second = DAYS[1]
+    while (later := record(world, 1)).state != State.TRAINING_IN_PROGRESS:
+        world.advance(600)
+        worker.tick(second)
+        later = record(world, 1)
+    world.advance(4_000)
+    world.service.metrics = {later.name: {METRIC: 0.01}, record(world).name: {METRIC: 0.5}}
+    Client(world.service).update_campaign(campaignArn=world.resources.campaign_arn, solutionVersionArn=later.version)
+    world.advance(4_000)
+    worker.tick(second)
+    assert record(world, 1).state == State.REJECTED
+    assert record(world, 1).reason.endswith("and yet somebody has the campaign serve it")
+    assert record(world, 1).replaced_version == record(world).version
+
+
+def test_a_rollback_goes_back_from_what_the_ledger_says_or_not_at_all() -> None:
+    world, worker = at(START, ("settle", 14), ("outsider", 0))
+    world.advance(700)
+    with pytest.raises(UsageError, match="as the ledger says: sweep first"):
+        worker.rollback(None, "a person")
+
+
+def test_a_rollback_that_was_given_up_and_came_after_all_is_known() -> None:
+    world, worker = at(START, ("settle", 14), ("fault", "UpdateCampaign", "slow", 1))
+    worker.rollback(None, "a person")
+    worker.tick(DAY)
+    world.advance(POLICY.deployment_hours * 3_600)
+    worker.tick(DAY)
+    assert record(world).state == State.ROLLBACK_FAILED
+    world.advance(100_000)
+    worker.reconcile()
+    assert record(world).state == State.ROLLED_BACK
+    assert world.watch.head().serving.version == record(world).rollback_to
+
+
+def test_an_increment_waits_for_the_refresh_that_may_close_its_gap() -> None:
+    world, worker = at(START)
+    day = DAYS[1]
+    worker.policy = replace(worker.policy, import_mode="INCREMENTAL")
+    part = Data("s3://shop/", "INCREMENTAL", 2_000, 50, "part", DAY, day)
+    worker.read = lambda directory: part
+    worker.start(day, "s3://shop/part", "an event")
+    worker.tick(day)
+    assert record(world, 1).state == State.STARTED
+    world.ledger._write(CAMPAIGN, "head", row_of_head(replace(worker.ledger.head(CAMPAIGN).left(DAY), revision=99)),
+                        worker.ledger.head(CAMPAIGN).revision)  # fmt: skip
+    worker.tick(day)
+    assert record(world, 1).state == State.REJECTED and "nothing was imported before" in record(world, 1).reason
