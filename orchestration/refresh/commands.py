@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from orchestration.refresh.installation import Installation, Troubles
 from orchestration.refresh.options import Options
 from orchestration.refresh.record import Record
 from orchestration.refresh.service import Busy, Refused
-from orchestration.refresh.settings import Settings, read_settings, require_directory, settings_path
+from orchestration.refresh.settings import Settings, margin_warning, read_settings, require_directory, settings_path
 from orchestration.refresh.ticking import require_success, tick_open, tick_until_done
 from transforms.errors import JobFailed, UsageError, one_line
 
+_LOG = logging.getLogger(__name__)
 _BY_HAND = "started by hand"
 _AGAIN = "done again by hand"
 
@@ -48,9 +50,17 @@ def _start(options: Options, settings: Settings, reporter: lines.Reporter) -> No
     else:
         begins = [_begin(options, settings)]
     installation = Installation(settings, reporter)
-    records = [_started(installation, begin, options) for begin in begins]
-    if options.wait:
+    _warn(settings, [begin.campaign for begin in begins])
+    records, troubles = _all_started(installation, begins, options)
+    if options.wait and records:
         _wait_for(installation, records)
+    troubles.check(len(begins))
+
+
+def _warn(settings: Settings, names: list[str]) -> None:
+    """Of what is accepted, and not advised."""
+    if warning := margin_warning([settings.campaign(name) for name in names]):
+        _LOG.warning("%s", warning)
 
 
 def _begin(options: Options, settings: Settings) -> Begin:
@@ -60,6 +70,19 @@ def _begin(options: Options, settings: Settings) -> Begin:
     if options.data is not None:
         data = require_directory("--data", options.data)
     return Begin(campaign.name, options.base_date, data, options.reason or (_AGAIN if options.retry else _BY_HAND))
+
+
+def _all_started(installation: Installation, begins: list[Begin], options: Options) -> tuple[list[Record], Troubles]:
+    """What was started, and of which campaigns something was not: that keeps no other from being started."""
+    records, troubles = [], Troubles(installation.reporter)
+    for begin in begins:
+        try:
+            records.append(_started(installation, begin, options))
+        except Exception as error:  # whatever it is
+            if len(begins) == 1:
+                raise
+            troubles.add(begin.campaign, error)
+    return records, troubles
 
 
 def _started(installation: Installation, begin: Begin, options: Options) -> Record:
@@ -105,6 +128,7 @@ def _wait_for(installation: Installation, records: list[Record]) -> None:
 def _tick(options: Options, settings: Settings, reporter: lines.Reporter) -> None:
     installation = Installation(settings, reporter)
     names = installation.names(options.campaigns)
+    _warn(settings, names)
     if options.until_done:
         ended, troubles = tick_until_done(installation, names, options.every)
         troubles.check(len(names))
@@ -133,15 +157,14 @@ def _status(options: Options, settings: Settings, reporter: lines.Reporter) -> N
     from orchestration.refresh import status, status_table
 
     installation = Installation(settings, reporter)
-    names = installation.names(options.campaigns)
-    found = status.of_campaigns(installation, names, everything=options.all)
+    names, troubles = installation.names(options.campaigns), Troubles(reporter)
+    found = status.of_campaigns(installation, names, troubles, everything=options.all)
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
-    else:
+    elif found["campaigns"]:
         status_table.show(found)
-    failed = [each for each in found["campaigns"] if each["failed"]]
-    if options.fail_on_failed and failed:
-        raise JobFailed("the latest refresh has failed: " + "; ".join(map(status.in_words, failed)))
+    failures = [line for each in found["campaigns"] for line in status.failures_in_words(each)]
+    troubles.check(len(names), *(failures if options.fail_on_failed else ()))
 
 
 def _sweep(options: Options, settings: Settings, reporter: lines.Reporter) -> None:
@@ -149,6 +172,7 @@ def _sweep(options: Options, settings: Settings, reporter: lines.Reporter) -> No
 
     installation, troubles = Installation(settings, reporter), Troubles(reporter)
     names = installation.names(options.campaigns)
+    _warn(settings, names)
     found = sweep(installation, names, options.dry_run, troubles)
     for line in found or ([] if troubles.of else [f"{', '.join(names)}: nothing was lost"]):
         print(line)

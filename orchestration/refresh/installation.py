@@ -88,11 +88,14 @@ class Troubles:
         """Before the same is tried once more."""
         self.of = {name: text for name, text in self.of.items() if name in self.lasting}
 
-    def check(self, worked_on: int) -> None:
-        """Raises: JobFailed where there is any."""
+    def check(self, worked_on: int, *others: str) -> None:
+        """Raises: JobFailed where there is any; its message ends with whatever else failed, if something did."""
+        said = list(others)
         if self.of:
             names = ", ".join(sorted(self.of))
-            raise JobFailed(f"{len(self.of)} of {worked_on} campaigns had trouble, as said above: {names}")
+            said.insert(0, f"{len(self.of)} of {worked_on} campaigns had trouble, as said above: {names}")
+        if said:
+            raise JobFailed("; ".join(said))
 
 
 def each_campaign(names: list[str], work: Callable[[str], object], troubles: Troubles) -> None:

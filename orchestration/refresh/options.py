@@ -53,27 +53,32 @@ from the step that failed. --override lets it through a gate, with a reason that
 --event takes one JSON object as EventBridge delivers it. A Glue job's success begins a refresh of each campaign whose
 [campaigns.NAME.event] names the job, with the UTC date of the event's time as the base_date. An event of your own is
   {{"source": "clv.interactions", "detail": {{"campaign": "shop", "base_date": "2026-11-22", "data": "s3://..."}}}}
-(data: those of the settings if not given). An event of anything else begins nothing, says why, and that is no error."""
+(data: those of the settings if not given). An event of anything else begins nothing, says why, and that is no error.
+Where it begins several and one is refused, the others are started, and the command ends with 1."""
 _TICK = f"""\
 Move every open refresh on as far as it goes now. stderr has one line for each change, and what the others wait for.
 
   {PROG} tick
   {PROG} tick --campaign shop --until_done --every 30
 
-Campaigns are worked on side by side; where one has trouble (no access, a damaged row) the others go on, and the command
-ends with 1. So it does where a refresh fails while --until_done waits for it; without, how refreshes end is for status,
-and for the events that go to the settings' sinks."""
+The newest refresh of a campaign comes first. Campaigns are worked on side by side; where one has trouble (no access, a
+damaged row) the others go on, and the command ends with 1. So it does where a refresh fails while --until_done waits for
+it; without, how refreshes end is for status, and for the events that go to the settings' sinks."""
 _STATUS = f"""\
-Show where refreshes are: of each campaign what it serves, what is open, and the latest that has ended.
+Show where refreshes are: of each campaign the open ones, the latest that has ended, the one that is served, and the last
+that was to be rolled back, until a later one is served.
 
   {PROG} status
   {PROG} status --campaign shop --all
   {PROG} status --json | jq '.campaigns[] | select(.failed)'
-  {PROG} status --fail_on_failed > /dev/null    for a monitor: 1 where the latest refresh of a campaign failed
+  {PROG} status --fail_on_failed > /dev/null    for a monitor: 1 where a campaign has failed
+
+A campaign has failed where its latest refresh has, or the one that is served, or that last rollback. A campaign whose rows
+cannot be read is left out: stderr says why, the others are shown, and the command ends with 1.
 
 --json prints one object: at, and campaigns, a list of
-  campaign, latest (base_date), failed (whether the latest refresh is), open (base_dates), serving (version, base_date, at;
-  null: nothing that the ledger knows of), and refreshes, the latest first, each with
+  campaign, latest (base_date), failed, failures (base_dates of those), open (base_dates), serving (version,
+  base_date, at; null: nothing that the ledger knows of), and refreshes, the latest first, each with
     base_date, state, failed, ended, since, seconds (in that state), reason, waits_for, until (no look before; null: any
     time), deadline (then it fails; null where it has ended), attempt, version, metric (name, value; null), metrics, data,
     data_rows, import_mode, training_mode, replaced_version, overrides, history (at, state, reason; with --all)
@@ -187,7 +192,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     _add_campaigns(status)
     status.add_argument("--all", action="store_true", help="every refresh that the ledger has")
     status.add_argument("--json", action="store_true", help="print one JSON object")
-    status.add_argument("--fail_on_failed", action="store_true", help="end with 1 where the latest refresh has failed")
+    status.add_argument("--fail_on_failed", action="store_true", help="end with 1 where a campaign has failed")
     rollback = command("rollback", "have a campaign serve again what it served before", _ROLLBACK)
     rollback.add_argument("--campaign", required=True, metavar="NAME", help="one of the settings'")
     rollback.add_argument(

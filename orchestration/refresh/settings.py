@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from orchestration import notify
 from orchestration.refresh import ledger
@@ -63,6 +64,8 @@ _MODES = {"import_mode": (FULL, INCREMENTAL), "training_mode": (FULL, UPDATE)}
 # From, to. A rows' share above 1 would have every week grow; a metric's may ask for an improvement.
 _BOUNDS = {"full_training_every_days": (1, 3650), "least_rows_ratio": (0, 1), "least_metric_ratio": (0, 2)}
 _MOST_HOURS, _MOST_SECONDS = 24 * 365, 24 * 3600
+_CALL_SECONDS = 600.0  # four requests with their attempts: see CONNECT_SECONDS and what follows in personalize.py
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,31 @@ def require_directory(argument: str, value: str) -> str:
     if not re.fullmatch(_DIRECTORY, value) or "{" in value or "}" in value:
         raise rejected(argument, value, _ACCEPTED_DIRECTORY)
     return value
+
+
+def margin_warning(campaigns: Iterable[CampaignSettings]) -> str:
+    """One line where a call may take longer than a margin: nothing where none may, or the service is one of this machine."""
+    short = [each for each in campaigns if each.policy.margin_seconds < _CALL_SECONDS]
+    if not short or _is_local(os.environ):
+        return ""
+    named = ", ".join(
+        f"campaigns.{each.name}.policy.margin_seconds is {each.policy.margin_seconds:g}" for each in short
+    )
+    return (
+        f"warning: {named}: a call may take {_CALL_SECONDS:g} seconds, and end when another worker makes the same one; "
+        f"advised is at least {_CALL_SECONDS:g}"
+    )
+
+
+def _is_local(environment: Mapping[str, str]) -> bool:
+    """Whether boto3 will find Personalize on this machine; variables that are there and empty are none to it."""
+    if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        return False
+    address = environment.get("AWS_ENDPOINT_URL_PERSONALIZE") or environment.get("AWS_ENDPOINT_URL") or ""
+    try:
+        return urlsplit(address).hostname in _THIS_MACHINE
+    except ValueError:
+        return False
 
 
 class _Table:

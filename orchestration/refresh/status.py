@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from orchestration.refresh import machine
-from orchestration.refresh.installation import Installation
+from orchestration.refresh.installation import Installation, Troubles, each_campaign
 from orchestration.refresh.policy import Policy
 from orchestration.refresh.record import FAILURES, Head, Record, State
 from orchestration.refresh.worker import utc_now
@@ -28,41 +28,70 @@ _WAITS = {
 }
 
 
-def of_campaigns(installation: Installation, names: list[str], *, everything: bool = False) -> dict[str, Any]:
-    """The object; ``everything``: all refreshes with their histories, not only the open ones and the latest that ended."""
+def of_campaigns(
+    installation: Installation, names: list[str], troubles: Troubles, *, everything: bool = False
+) -> dict[str, Any]:
+    """The object, without the campaigns that had trouble.
+
+    Args:
+      everything: all refreshes with their histories, not only the open ones, the latest that ended, the one that is
+        served and the last rollback.
+    """
     now = utc_now()
-    campaigns = []
-    for name in names:
+    found: dict[str, dict[str, Any]] = {}
+
+    def read(name: str) -> None:
         # The head first: a refresh that it calls open has a record by now.
         head, records = installation.ledger.head(name), installation.ledger.records(name)
-        policy = installation.settings.campaign(name).policy
-        campaigns.append(_of_campaign(head, records, policy, now, everything))
-    return {"at": _text(now), "campaigns": campaigns}
+        found[name] = _of_campaign(head, records, installation.settings.campaign(name).policy, now, everything)
+
+    each_campaign(names, read, troubles)
+    return {"at": _text(now), "campaigns": [found[name] for name in names if name in found]}
 
 
-def in_words(campaign: dict[str, Any]) -> str:
-    """The latest refresh of a campaign in the object."""
-    latest = campaign["refreshes"][0]
-    return f"{campaign['campaign']} {latest['base_date']} is {latest['state']}: {latest['reason']}"
+def failures_in_words(campaign: dict[str, Any]) -> list[str]:
+    """Of a campaign in the object."""
+    return [
+        f"{campaign['campaign']} {each['base_date']} is {each['state']}: {each['reason']}"
+        for each in campaign["refreshes"]
+        if each["base_date"] in campaign["failures"]
+    ]
 
 
 def _of_campaign(
     head: Head, records: list[Record], policy: Policy, now: datetime.datetime, everything: bool
 ) -> dict[str, Any]:
     """Args: records: the latest first."""
-    ended = next((record.base_date for record in records if record.state.is_end), None)
-    # The very latest too: whether it failed is what the campaign's own "failed" says.
-    shown = [each for each in records if everything or not each.state.is_end or each.base_date == ended]
+    ended = [record for record in records if record.state.is_end][:1]
+    # These speak for the campaign: that something later was skipped, say, mends no rollback.
+    telling = [*records[:1], *_served(head, records), *_undone(head, records)]
+    failures = {each.base_date for each in telling if each.state in FAILURES}
+    wanted = {each.base_date for each in (*ended, *telling)}
+    shown = [each for each in records if everything or not each.state.is_end or each.base_date in wanted]
     serving = head.serving
     return {
         "campaign": head.campaign,
         "latest": _text(head.latest),
-        "failed": bool(records) and records[0].state in FAILURES,
+        "failed": bool(failures),
+        "failures": [_text(record.base_date) for record in records if record.base_date in failures],
         "open": [_text(record.base_date) for record in records if not record.state.is_end],
         "serving": serving
         and {"version": serving.version, "base_date": _text(serving.base_date), "at": _text(serving.at)},
         "refreshes": [_of_refresh(record, policy, now, everything) for record in shown],
     }
+
+
+def _served(head: Head, records: list[Record]) -> list[Record]:
+    """The refresh whose version is served, if it is one's."""
+    return [each for each in records if head.serving is not None and each.base_date == head.serving.base_date]
+
+
+def _undone(head: Head, records: list[Record]) -> list[Record]:
+    """The refresh that was to be rolled back last, until the version of a later one is served."""
+    ends = [each for each in records if each.state in (State.ROLLED_BACK, State.ROLLBACK_FAILED)]
+    served = head.serving.base_date if head.serving else None
+    last = sorted(ends, key=lambda record: record.since)[-1:]
+    return [each for each in last if served is None or served <= each.base_date]
 
 
 def _of_refresh(record: Record, policy: Policy, now: datetime.datetime, everything: bool) -> dict[str, Any]:

@@ -86,10 +86,10 @@ def _served(campaign: dict[str, Any]) -> str:
 
 
 def _summary(campaigns: list[dict[str, Any]]) -> str:
-    failed = sum(campaign["failed"] for campaign in campaigns)
+    failed = sum(campaign["failed"] for campaign in campaigns)  # as --fail_on_failed counts
     running = sum(len(campaign["open"]) for campaign in campaigns)
     many = f"{len(campaigns)} campaign{'s' if len(campaigns) != 1 else ''}"
-    return f"{many}: {running} open refresh{'es' if running != 1 else ''}, {failed} whose latest FAILED"
+    return f"{many}, {failed} FAILED: {running} open refresh{'es' if running != 1 else ''}"
 
 
 def _short(text: str) -> str:

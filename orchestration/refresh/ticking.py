@@ -39,12 +39,12 @@ class Round:
 
 
 def tick_open(installation: Installation, names: list[str], troubles: Troubles) -> Round:
-    """Ticks every open refresh of these campaigns."""
+    """Ticks every open refresh of these campaigns, the newest first: what it supersedes does not import in vain."""
     found = Round()
 
     def tick(name: str) -> None:
         worker = installation.worker(name)
-        for base_date in worker.ledger.head(name).open:
+        for base_date in reversed(worker.ledger.head(name).open):
             try:
                 ticked = worker.tick(base_date)
             except (Busy, JobFailed):
