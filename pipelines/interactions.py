@@ -11,7 +11,7 @@ event_value where they know them. With --since the export is an INCREMENTAL one,
 The directory holds interactions/part-*.csv and nothing else under that prefix, schema.avsc (for CreateSchema),
 dead_letters/ and, written last, manifest.json. Too few rows or users, too large files and times in the future are
 refused here, in one line, and not hours later by the import. Running the same command again does nothing; a
-half-written directory is made anew. Arguments not listed here go to Beam.
+half-written directory is made anew, also from files that were mended since. Arguments not listed here go to Beam.
 
 On Dataflow the command waits for the job, and whoever stops waiting stops it. With --no_wait_until_finish (or in a
 Flex Template, by --template_location) it submits the job, says where it is, and ends with 0: the job itself writes
@@ -136,17 +136,19 @@ def run(argv: list[str] | None = None) -> dict[str, Any]:
     labels = {"since": options.since, "until": options.until}
     beam_options = shared.pipeline_options(beam_arguments, step=KIND, labels=labels, paths=paths)
 
-    from pipelines import snapshot_job
+    from pipelines import interactions_output, snapshot_job
     from transforms.interactions_checks import Limits
 
     wanted, limits = wanted_of(options), Limits.read(options.limits)
     source = open_source(options, wanted, shared.project(beam_options))
     wanted = _with_columns_of(source, wanted)
     arguments = arguments_of(source, wanted, limits, options)
-    return snapshot_job.make(
-        options.output, KIND, arguments,
-        lambda attempt: build_pipeline(options, beam_options, source, wanted, limits, arguments, attempt), beam_options,
-    )  # fmt: skip
+    with interactions_output.failing_in_one_line(options.output):
+        interactions_output.prepare(options.output, KIND, arguments)
+        return snapshot_job.make(
+            options.output, KIND, arguments,
+            lambda attempt: build_pipeline(options, beam_options, source, wanted, limits, arguments, attempt), beam_options,
+        )  # fmt: skip
 
 
 def wanted_of(options: InteractionsOptions) -> Wanted:

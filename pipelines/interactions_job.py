@@ -19,6 +19,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, PCollection
 
 from pipelines import order_files, snapshot_job
+from pipelines.interactions_output import counted, failing_in_one_line
 from pipelines.order_files import OrderFiles, OrdersFormat, Split
 from transforms import dead_letters, interactions, interactions_files, interactions_lines, progress, storage
 from transforms.dead_letters import DeadLetter
@@ -108,10 +109,12 @@ class _ExportPiece(beam.DoFn):
         letters = Letters(storage.join(export.output, DEAD_LETTERS), name, turn)
         summary = Summary()
         for table, malformed in _gathered(self.batches(piece)):
-            _export(self.connection, export, table, malformed, parts, letters, summary)
+            with failing_in_one_line(export.output):
+                _export(self.connection, export, table, malformed, parts, letters, summary)
             progress.advance("lines", table.num_rows + len(malformed), export.lines)
-        parts.close()
-        letters.close()
+        with failing_in_one_line(export.output):
+            parts.close()
+            letters.close()
         summary.counts["letters", ""] += letters.count
         summary.files = parts.files
         summary.letter_files = [letters.path] if letters.count else []
@@ -266,6 +269,11 @@ class _Complete(beam.DoFn):
         self.export, self.completion = export, completion
 
     def process(self, _: None, merged: list[Summary], checked: list[Any]) -> Iterator[dict[str, Any]]:
+        with failing_in_one_line(self.export.output):
+            manifest = self._finish(merged)
+        yield manifest
+
+    def _finish(self, merged: list[Summary]) -> dict[str, Any]:
         export, arguments = self.export, self.completion.arguments
         is_repeat = storage.exists(storage.join(export.output, storage.MANIFEST))
         if not is_repeat:
@@ -277,7 +285,7 @@ class _Complete(beam.DoFn):
         if not is_repeat:
             export.require_turn()
             _tidy(summary, export)
-        yield storage.finish(export.output, KIND, arguments, content, export.attempt)
+        return storage.finish(export.output, KIND, arguments, content, export.attempt)
 
 
 def _tidy(summary: Summary, export: Export) -> None:
@@ -299,8 +307,8 @@ def _content(summary: Summary, export: Export, completion: Completion) -> dict[s
     figures = summary.figures()
     if not figures["rows"]:
         raise UsageError(
-            f"no line is an interaction: {lines['read']:,} read, excluded {lines['excluded']}, "
-            f"dead letters {lines['dead_letters']}"
+            f"no line is an interaction: {lines['read']:,} read; excluded: {counted(lines['excluded'])}; "
+            f"dead letters: {counted(lines['dead_letters'])}"
         )
     first, last = _instant(summary.first), _instant(summary.last)
     files = sorted(summary.files, key=lambda file: file["path"])

@@ -130,7 +130,11 @@ def _delete(directory: str, path: str) -> None:
     # Arrow would leave an empty object named as the folder, which an import of the prefix takes for one more file.
     try:
         import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise UsageError(f"s3://{path} is in the way, left by a retry: delete it, or install boto3 for that") from error
     bucket, _, key = path.partition("/")
-    boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    try:
+        boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(f"s3://{path} cannot be deleted: {error}") from error  # as Arrow does of what it cannot do

@@ -19,6 +19,14 @@ from orchestration.refresh.ticking import require_success, tick_open, tick_until
 from transforms.errors import JobFailed, UsageError, one_line
 
 _LOG = logging.getLogger(__name__)
+
+
+class Interrupted(JobFailed):
+    """Whoever waited does so no longer. The same command once more would not wait for the same."""
+
+    exit_code = 130
+
+
 _BY_HAND = "started by hand"
 _AGAIN = "done again by hand"
 
@@ -119,7 +127,10 @@ def _wait_for(installation: Installation, records: list[Record]) -> None:
     """Ticks until these have ended. Others of their campaigns are ticked too: it may be their turn."""
     names = sorted({record.campaign for record in records})
     wanted = {(record.campaign, record.base_date) for record in records}
-    _, troubles = tick_until_done(installation, names)
+    try:
+        _, troubles = tick_until_done(installation, names)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: what was asked for stands, and ticks see it through; see status") from None
     troubles.check(len(names))
     ended = [installation.ledger.record(*each) for each in sorted(wanted)]
     require_success([record for record in ended if record is not None])

@@ -11,7 +11,7 @@ from typing import Any, cast
 from orchestration import notify
 from orchestration.refresh.ledger import Ledger, open_ledger
 from orchestration.refresh.lines import Reporter
-from orchestration.refresh.service import Busy, CampaignService
+from orchestration.refresh.service import Busy, CampaignService, Refused
 from orchestration.refresh.settings import CampaignSettings, Settings
 from orchestration.refresh.worker import Worker
 from transforms.errors import JobFailed, UsageError, one_line
@@ -72,7 +72,7 @@ class Troubles:
 
     def add(self, name: str, error: Exception) -> None:
         """Says it, unless that was the last thing said of it. For an ``except`` block."""
-        foreseen = isinstance(error, (Busy, JobFailed, UsageError))
+        foreseen = isinstance(error, (Busy, Refused, JobFailed, UsageError))
         text = one_line(str(error) if foreseen else f"{type(error).__name__}: {error}")
         if isinstance(error, Busy):
             text = f"busy: {text}"

@@ -466,4 +466,4 @@ def _served(record: Record, head: Head, target: str, now: datetime.datetime) -> 
         return SetHead(
             head.now_serving(Deployment(target, base_date, now, fingerprint)), f"the campaign serves {target}"
         )
-    return Move(State.ROLLED_BACK if back else State.DEPLOYMENT_ACTIVE, f"the campaign serves {target}")
+    return Move(State.ROLLED_BACK if back else State.DEPLOYMENT_ACTIVE, f"the campaign came to serve {target}")

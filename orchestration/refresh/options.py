@@ -43,7 +43,7 @@ Start a refresh; the next tick begins to work on it.
   {PROG} start --campaign shop --base_date 2026-11-22
   {PROG} start --campaign shop --base_date 2026-11-22 --wait
   {PROG} start --campaign shop --base_date 2026-11-22 --retry --override "metrics=new catalogue, fewer clicks"
-  aws sqs receive-message ... | jq .Messages[0].Body | {PROG} start --event -
+  aws sqs receive-message ... | jq -r '.Messages[0].Body' | {PROG} start --event -
 
 One that was started already is said to be, and nothing happens. --retry has one that failed, was rejected or skipped go on
 from the step that failed. --override lets it through a gate, with a reason that the ledger keeps:

@@ -65,7 +65,8 @@ def _cells(refresh: dict[str, Any]) -> tuple[str, str, str, str, str]:
 
 def _why(refresh: dict[str, Any]) -> str:
     if refresh["ended"]:
-        return _short(refresh["reason"])
+        # A command that mends something is to be copied as it is.
+        return refresh["reason"] if "aws " in refresh["reason"] else _short(refresh["reason"])
     until = f", not before {_clock(refresh['until'])}" if refresh["until"] else ""
     return f"waits for {_short(refresh['waits_for'])}{until}; fails at {_clock(refresh['deadline'])}"
 

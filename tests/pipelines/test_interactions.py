@@ -220,7 +220,7 @@ def test_an_overtaken_attempt_does_not_finish(tmp_path: Path, capsys: pytest.Cap
         ({"users": 1500}, [], "users_with_two is 0, accepted is at least 25"),
         ({"rows": 999}, ["--since", "2024-01-01"], "fit for an import (INCREMENTAL): rows is 999, accepted is at least 1,000"),
         ({}, ["--newest_within_days", "3", "--until", "2024-02-01"], "newest_within_days is 2024-01-18T16:43:00+00:00, "),
-        ({}, ["--since", "2025-01-01"], "no line is an interaction: 1,500 read, excluded {'before_since': 1500}"),
+        ({}, ["--since", "2025-01-01"], "no line is an interaction: 1,500 read; excluded: 1,500 before_since; dead letters: none"),
     ],
 )  # fmt: skip
 def test_too_little_is_refused_in_one_line(

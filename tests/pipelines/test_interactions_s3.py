@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from pipelines import interactions
 from tests.pipelines.features_data import refused
 from tests.pipelines.interactions_data import manifest_of, shop, write_csv
+from tests.pipelines.test_interactions_output import failed
 from transforms import interactions_files
 
 BUCKET = "clv-interactions"
@@ -83,6 +84,23 @@ def test_again_anew_and_refused(tmp_path: Path, s3: Any, capsys: pytest.CaptureF
     assert sorted(objects(s3)) == sorted(wanted)
 
 
+def test_a_bucket_that_does_not_exist_is_one_line(tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    orders, output = write_csv(tmp_path / "orders.csv", shop()), "s3://no-such-bucket/export"
+    said = failed(capsys, interactions.main, ["--orders", orders, "--output", output])
+    assert said.startswith(f"--output {output!r} cannot be written: ") and "NO_SUCH_BUCKET" in said
+
+
+def test_an_export_that_failed_its_checks_is_made_anew_from_mended_orders(
+    tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders, output = write_csv(tmp_path / "orders.csv", shop(999)), f"s3://{BUCKET}/export"
+    arguments = ["--orders", orders, "--output", output]
+    assert "rows is 999" in refused(capsys, interactions.main, arguments)
+    write_csv(tmp_path / "orders.csv", shop())
+    assert interactions.main(arguments) == 0
+    assert json.loads(objects(s3)["export/manifest.json"])["rows"] == 1500
+
+
 def test_what_a_retried_piece_left_is_gone(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     close = interactions_files.Parts.close
 
@@ -103,3 +121,8 @@ def test_dead_letters_go_there_too(tmp_path: Path, s3: Any) -> None:
     assert interactions.main(["--orders", orders, "--output", f"s3://{BUCKET}/export"]) == 0
     letter = json.loads(objects(s3)["export/dead_letters/part-00000.jsonl"])
     assert letter["reason"] == "bad_amount" and letter["payload"]["amount"] == "much"
+
+
+def test_what_cannot_be_deleted_is_told_as_all_else_of_files(s3: Any) -> None:
+    with pytest.raises(OSError, match=r"s3://no-such-bucket/x/part-a\.csv cannot be deleted: .*NoSuchBucket"):
+        interactions_files._delete("s3://no-such-bucket/x", "no-such-bucket/x/part-a.csv")

@@ -43,7 +43,7 @@ def test_a_refresh_from_the_event_to_the_updated_campaign(shop: Installed, capsy
     assert said.out == ""
     assert "shop 2026-03-01: started with data/shop/2026-03-01" in said.err
     assert "shop 2026-03-01: training_in_progress: shop-20260301 is made" in said.err
-    assert said.err.splitlines()[-1].startswith("shop 2026-03-01: deployment_active: the campaign serves arn:")
+    assert said.err.splitlines()[-1].startswith("shop 2026-03-01: deployment_active: the campaign came to serve arn:")
     # The same event once more, and the same by hand: said to be a duplicate, and nothing is bought.
     assert shop.send(shop.event(WEEK_1)) == 0
     assert main(["start", "--campaign", "shop", "--base_date", str(WEEK_1), "--wait"]) == 0
