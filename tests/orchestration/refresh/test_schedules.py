@@ -25,7 +25,7 @@ _LEAST = {
     "state rollback_failed": 5, "state import_failed": 40, "state training_failed": 30, "state training_stopped": 30,
     "state deployment_failed": 30, "adoptions": 250, "conflicts": 1_000, "crashes": 700, "opened again": 100,
     "duplicate starts": 500, "events repeated": 150, "ledger replies lost": 100, "ledger requests lost": 100,
-    "requests delayed": 200, "time-outs": 80, "trainings stopped": 80,
+    "requests delayed": 200, "time-outs": 80, "trainings stopped": 40,
 }  # fmt: skip
 
 
