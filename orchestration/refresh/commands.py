@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestration.refresh import lines
+from orchestration.refresh import lines, reopen
 from orchestration.refresh.events import Begin, read_event
 from orchestration.refresh.installation import Installation, Troubles
 from orchestration.refresh.options import Options
@@ -96,7 +96,7 @@ def _all_started(installation: Installation, begins: list[Begin], options: Optio
 def _started(installation: Installation, begin: Begin, options: Options) -> Record:
     worker, name = installation.worker(begin.campaign), f"{begin.campaign} {begin.base_date}"
     if options.retry:
-        record = worker.retry(begin.base_date, begin.why, options.override)
+        record = reopen.retry(worker, begin.base_date, begin.why, options.override)
         installation.reporter.line(f"{name}: goes on from {record.state}, attempt {record.attempt}")
         return record
     record, new = worker.start(begin.base_date, begin.data, begin.why, options.override)
@@ -154,7 +154,7 @@ def _rollback(options: Options, settings: Settings, reporter: lines.Reporter) ->
     assert options.campaign is not None and options.reason is not None
     installation = Installation(settings, reporter)
     name = settings.campaign(options.campaign).name
-    record = installation.worker(name).rollback(options.base_date, options.reason)
+    record = reopen.rollback(installation.worker(name), options.base_date, options.reason)
     reporter.line(f"{name} {record.base_date}: back to {record.rollback_to}")
     if options.wait:
         _wait_for(installation, [record])

@@ -74,6 +74,7 @@ FAILURES = frozenset(
 REQUESTED = frozenset(
     {State.IMPORT_REQUESTED, State.TRAINING_REQUESTED, State.DEPLOYMENT_REQUESTED, State.ROLLBACK_REQUESTED}
 )
+ROLLBACK = frozenset({State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS})
 
 
 @dataclass(frozen=True)

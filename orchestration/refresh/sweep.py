@@ -10,6 +10,7 @@ from orchestration.refresh.events import latest_day
 from orchestration.refresh.installation import Installation, Troubles, each_campaign
 from orchestration.refresh.interactions_data import read_data
 from orchestration.refresh.ledger import Ledger, Row
+from orchestration.refresh.reconcile import reconcile, rejoin
 from orchestration.refresh.settings import BASE_DATE, CampaignSettings
 from orchestration.refresh.ticking import tick_open
 from orchestration.refresh.worker import Worker
@@ -53,7 +54,7 @@ def sweep(installation: Installation, names: list[str], dry_run: bool, troubles:
         found[name] += _missed(worker, installation.settings.campaign(name), dry_run)
 
     def compare(name: str) -> None:
-        found[name] += installation.worker(name, ledger).reconcile()
+        found[name] += reconcile(installation.worker(name, ledger))
 
     each_campaign(names, search, troubles)
     if not dry_run:
@@ -66,7 +67,7 @@ def _lost(worker: Worker) -> list[str]:
     """Puts back what is not among the open ones."""
     return [
         f"{record.base_date} was lost as {record.state}: it is among the open ones again"
-        for record in reversed(worker.rejoin())
+        for record in reversed(rejoin(worker))
     ]
 
 

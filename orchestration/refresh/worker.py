@@ -6,7 +6,6 @@ the ledger says and the service has. Clock and chance come from the caller.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import logging
@@ -14,17 +13,17 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from orchestration.notify import Event
 from orchestration.refresh import machine
+from orchestration.refresh.actions import Action, Look, Move, Observation, Request, SetHead, Wait
+from orchestration.refresh.campaign_change import baseline_of
 from orchestration.refresh.interactions_data import Data, read_data
 from orchestration.refresh.ledger import Conflict, Ledger
-from orchestration.refresh.machine import Look, Move, Observation, Request, SetHead, Wait
 from orchestration.refresh.policy import Policy
-from orchestration.refresh.record import FAILURES, REQUESTED, Deployment, Head, Record, State, Transition
-from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, NoAccess, Refused, Status
+from orchestration.refresh.record import FAILURES, REQUESTED, Head, Record, State, Transition
+from orchestration.refresh.service import AlreadyExists, Busy, CampaignService, Lost, NoAccess, Refused
 from transforms.errors import UsageError, one_line
 
 _LOG = logging.getLogger(__name__)
@@ -33,17 +32,7 @@ _DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|PERMISSION_DENIED|HTTP (?:response code |status )?40[13]|Permission denied"
 )
 _SETTLING = datetime.timedelta(minutes=10)
-_STEP = "refresh"  # of events
-
-# What a failed refresh goes on from where a person has it done again, and whether under new names.
-_RETRIED = {
-    State.REJECTED: (State.STARTED, False),
-    State.SKIPPED: (State.STARTED, False),
-    State.IMPORT_FAILED: (State.STARTED, True),  # its data may have been mended
-    State.TRAINING_FAILED: (State.IMPORT_ACTIVE, True),
-    State.TRAINING_STOPPED: (State.IMPORT_ACTIVE, True),
-    State.DEPLOYMENT_FAILED: (State.TRAINING_ACTIVE, False),
-}
+STEP = "refresh"  # of events
 
 
 def utc_now() -> datetime.datetime:
@@ -117,78 +106,10 @@ class Worker:
                     "what has begun keeps its data; take another base_date"
                 ) from None
             record = found
-        self._say(record, "started" if new else "duplicate", why=why)
+        self.say(record, "started" if new else "duplicate", why=why)
         if not record.state.is_end:
-            self._change_head(lambda head: head.joined(base_date))
+            self.change_head(lambda head: head.joined(base_date))
         return record, new
-
-    def retry(self, base_date: datetime.date, why: str, overrides: dict[str, str] | None = None) -> Record:
-        """Has a refresh that failed go on from the step that failed.
-
-        Raises:
-          UsageError: there is none, it has not failed, or a later one has taken its place.
-        """
-        record = self._known(base_date)
-        if record.state not in _RETRIED:
-            raise UsageError(
-                f"{self.campaign} {base_date} is {record.state}: accepted for --retry are {', '.join(sorted(_RETRIED))}"
-            )
-        state, anew = _RETRIED[record.state]
-        if record.state == State.REJECTED and record.version:
-            state = State.TRAINING_ACTIVE
-        elif anew and self._goes_on(record):
-            state, anew = (State.VALIDATED if record.state == State.IMPORT_FAILED else state), False
-        changes: dict[str, Any] = {"attempt": record.attempt + anew, "overrides": record.overrides | (overrides or {})}
-        if anew:
-            changes |= {"version": ""} | ({"import_job": ""} if state == State.STARTED else {})
-        taken_by = machine.place_taken_by(record.moved(state, why, self.clock()), self.ledger.head(self.campaign))
-        if taken_by:
-            raise UsageError(f"{self.campaign} {base_date} is not done again: {taken_by} has taken its place")
-        return self._reopen(record, state, why, changes)
-
-    def _goes_on(self, record: Record) -> bool:
-        """Whether the job that was given up goes on at the service, or is done: then it is asked for by the same name, and found."""
-        try:
-            if record.state == State.IMPORT_FAILED and record.import_job:
-                progress = self.service.import_progress(record.import_job)
-            elif record.state == State.TRAINING_FAILED and record.version:
-                progress = self.service.training_progress(record.version)
-            else:
-                return False
-        except Refused:  # it is gone
-            return False
-        return progress.status in (Status.IN_PROGRESS, Status.ACTIVE) and not progress.is_stopping
-
-    def rollback(self, base_date: datetime.date | None, why: str) -> Record:
-        """Asks that the campaign go back to what it served before the version it serves now; does no more than that.
-
-        Args:
-          base_date: the refresh to undo, for the case that another is served by now; by default whichever is served.
-
-        Raises:
-          UsageError: there is nothing to go back from or to.
-        """
-        serving = self.ledger.head(self.campaign).serving
-        if serving is None or serving.base_date is None:
-            raise UsageError(f"{self.campaign} serves no version that a refresh of this ledger deployed")
-        if base_date not in (None, serving.base_date):
-            raise UsageError(f"{self.campaign} serves the version of {serving.base_date}, not of {base_date}")
-        record = self._known(serving.base_date)
-        if record.state in (State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS):
-            return record
-        if not record.state.is_end or not record.replaced_version or record.replaced_version == record.version:
-            raise UsageError(
-                f"{self.campaign} {record.base_date} is {record.state}, and replaced "
-                f"{record.replaced_version or 'no version'}: there is nothing to go back to"
-            )
-        campaign = self.service.campaign()
-        if campaign.version != serving.version:
-            raise UsageError(
-                f"{self.campaign} serves {campaign.version}, and not {serving.version} as the ledger says: sweep first"
-            )
-        update = campaign.update
-        changes = {"rollback_to": record.replaced_version, "replaced_update": update.id if update else ""}
-        return self._reopen(record, State.ROLLBACK_REQUESTED, why, changes)
 
     def tick(self, base_date: datetime.date) -> Ticked | None:
         """Does all that can be done for a refresh now. None: there is no such refresh.
@@ -213,81 +134,10 @@ class Worker:
                 if isinstance(action, SetHead) or self.ledger.head(self.campaign).revision == head.revision:
                     self._perform(action, record)
             except Conflict:
-                self._say(read, "conflict", why="somebody else was faster")
+                self.say(read, "conflict", why="somebody else was faster")
         raise RuntimeError(f"{self.campaign} {base_date}: {_MOST_STEPS} steps and no end: {record}")
 
-    def reconcile(self) -> list[str]:
-        """Has the ledger say what the campaign really serves and what was really imported, where that came to pass late, or
-        by somebody else's hand.
-
-        Returns:
-          What differed, one line each.
-        """
-        head = self.ledger.head(self.campaign)
-        records = self.ledger.records(self.campaign)
-        found = self._late_imports(head, records)
-        if not any(record.state in machine.CHANGES_CAMPAIGN for record in records):
-            self._late_rollbacks(records)
-            found += self._served_otherwise(found[-1][0] if found else head, records)
-        # Where somebody else writes the head meanwhile the campaign is not quiet, and whoever looks next sees more.
-        with contextlib.suppress(Conflict):
-            for _, line in found:
-                self.log({"at": self.clock(), "campaign": self.campaign, "event": "drift", "why": line})
-                self.tell(Event("refresh_drift", _STEP, self.campaign, reason=line, at=self.clock()))
-            if found:
-                self.ledger.write_head(found[-1][0])
-            return [line for _, line in found]
-        return []
-
-    def _late_imports(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
-        """Imports that were given up and are done by now: the head that knows of each, and a line."""
-        found = []
-        for record in reversed(records):
-            given_up = record.state == State.IMPORT_FAILED and record.import_job
-            if not given_up or (head.imported is not None and head.imported >= record.base_date):
-                continue
-            with contextlib.suppress(Refused):  # it is gone
-                if self.service.import_progress(record.import_job).status == Status.ACTIVE:
-                    head = machine.head_with_import(head, record)
-                    found.append((head, f"the import of {record.base_date}, which was given up, is done"))
-        return found
-
-    def _late_rollbacks(self, records: list[Record]) -> None:
-        failed = [record for record in records if record.state == State.ROLLBACK_FAILED]
-        served = self.service.campaign().version if failed else ""
-        for record in failed:
-            if record.rollback_to == served:
-                line = f"the campaign serves {served}: the rollback that was given up is done"
-                with contextlib.suppress(Conflict):  # it is asked for again at this moment
-                    self.ledger.write(record.moved(State.ROLLED_BACK, line, self.clock()))
-
-    def _served_otherwise(self, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
-        campaign = self.service.campaign()
-        of_ours = next((record for record in records if record.version == campaign.version), None)
-        before = head.serving.version if head.serving else ""
-        known = head.serving is not None and (head.serving.base_date is not None or of_ours is None)
-        if not campaign.version or (campaign.version == before and known) or (not before and of_ours is None):
-            return []
-        deployment = Deployment(
-            campaign.version, of_ours.base_date if of_ours else None, self.clock(), of_ours.data_fingerprint if of_ours else ""
-        )  # fmt: skip
-        whose = f"of {of_ours.base_date}, {of_ours.state}" if of_ours else "which no refresh made"
-        line = f"the campaign serves {campaign.version}, {whose}, and not {before or 'nothing of ours'}"
-        return [(head.now_serving(deployment), line)]
-
-    def rejoin(self) -> list[Record]:
-        """Puts every refresh that has not ended, or not been told of, among the open ones; returns those that were missing."""
-        known = self.ledger.head(self.campaign).open
-        missing = [
-            record
-            for record in self.ledger.records(self.campaign)
-            if record.base_date not in known and (not record.state.is_end or record.told < len(record.history))
-        ]
-        for record in missing:
-            self._change_head(partial(Head.joined, base_date=record.base_date))
-        return missing
-
-    def _decide(self, record: Record, head: Head, now: datetime.datetime) -> machine.Action:
+    def _decide(self, record: Record, head: Head, now: datetime.datetime) -> Action:
         look = machine.what_to_look_at(record, head, now)
         try:
             observation = self._observe(look, record, head)
@@ -298,7 +148,7 @@ class Worker:
             given_up = None if record.state in REQUESTED else machine.given_up(record, now, self.policy, why)
             if given_up is None and isinstance(error, NoAccess):
                 raise
-            action: machine.Action = given_up or Wait(now + self.policy.pause(0, self.draw()), why)
+            action: Action = given_up or Wait(now + self.policy.pause(0, self.draw()), why)
         except Refused as refused:
             why = str(refused)
             action = Move(machine.failure_of(record.state), why)
@@ -308,7 +158,7 @@ class Worker:
                 )  # what has just been made may not be seen yet
         else:
             action = machine.next_action(record, observation, now, self.policy)
-        self._say(record, "decision", look=look.value, **_shown(action))
+        self.say(record, "decision", look=look.value, **_shown(action))
         return action
 
     def _observe(self, look: Look, record: Record, head: Head) -> Observation:
@@ -329,7 +179,7 @@ class Worker:
             seen = replace(seen, campaign=service.campaign())
         elif look == Look.METRICS:
             campaign = service.campaign()
-            baseline = machine.baseline_of(record, head, campaign)
+            baseline = baseline_of(record, head, campaign)
             serving = service.metrics(baseline) if baseline else {}
             seen = replace(
                 seen, campaign=campaign, metrics=service.metrics(record.version), serving_metrics=serving
@@ -422,41 +272,23 @@ class Worker:
         try:
             self.service.stop_training(version)
         except Busy as busy:
-            self._say(record, "stop failed", why=str(busy))
+            self.say(record, "stop failed", why=str(busy))
             return str(busy)
         except (Refused, NoAccess) as error:  # it goes on to its own end
-            self._say(record, "stop failed", why=str(error))
+            self.say(record, "stop failed", why=str(error))
         else:
-            self._say(record, "stop", why=f"nobody needs {version} any more")
+            self.say(record, "stop", why=f"nobody needs {version} any more")
         return ""
 
-    def _reopen(self, record: Record, state: State, why: str, changes: dict[str, Any]) -> Record:
-        """The head first: whoever saw the record ended, and its turn free to take, sees another head by then.
-
-        Raises: UsageError where somebody else changes the refresh at the same moment.
-        """
-        meanwhile = UsageError(f"{self.campaign} {record.base_date} was changed meanwhile: look at its status")
-        for _ in range(_MOST_STEPS):
-            head = self.ledger.head(self.campaign)
-            if self._known(record.base_date).revision != record.revision:
-                raise meanwhile
-            try:
-                self.ledger.write_head(head.reopened(record.base_date))
-            except Conflict:
-                continue
-            try:
-                return self.ledger.write(record.moved(state, why, self.clock(), **changes))
-            except Conflict:
-                raise meanwhile from None
-        raise Busy(f"the head of {self.campaign} is changed all the time")
-
-    def _known(self, base_date: datetime.date) -> Record:
+    def known(self, base_date: datetime.date) -> Record:
+        """Raises: UsageError where there is no such refresh."""
         record = self.ledger.record(self.campaign, base_date)
         if record is None:
             raise UsageError(f"{self.campaign} has no refresh of {base_date}: see status")
         return record
 
-    def _change_head(self, change: Callable[[Head], Head]) -> None:
+    def change_head(self, change: Callable[[Head], Head]) -> None:
+        """Writes what ``change`` makes of the head, however often somebody else writes it meanwhile."""
         for _ in range(_MOST_STEPS):
             head = self.ledger.head(self.campaign)
             changed = change(head)
@@ -484,21 +316,22 @@ class Worker:
                 "attempt": record.attempt, "version": record.version, "data_rows": record.data_rows, "metrics": record.metrics,
             }  # fmt: skip
             run = f"{record.campaign}/{record.base_date}"
-            self.tell(Event(f"refresh_{each.state}", _STEP, run, "", figures, each.reason, at=each.at))
+            self.tell(Event(f"refresh_{each.state}", STEP, run, "", figures, each.reason, at=each.at))
             self.log(
                 {"at": each.at, "campaign": record.campaign, "base_date": record.base_date, "event": "state",
                  "state": each.state, "why": each.reason, "failed": failed}
             )  # fmt: skip
         return self.ledger.write(replace(record, told=len(record.history)))
 
-    def _say(self, record: Record, event: str, **others: Any) -> None:
+    def say(self, record: Record, event: str, **others: Any) -> None:
+        """One object of the log."""
         self.log(
             {"at": self.clock(), "campaign": record.campaign, "base_date": record.base_date, "event": event, "state": record.state,
              "revision": record.revision, **others}
         )  # fmt: skip
 
 
-def _shown(action: machine.Action) -> dict[str, Any]:
+def _shown(action: Action) -> dict[str, Any]:
     if isinstance(action, Wait):
         return {"action": "wait", "why": action.why, "until": action.until}
     if isinstance(action, SetHead):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from orchestration.notify import Event
-from orchestration.refresh import machine
+from orchestration.refresh import campaign_change, machine, reconcile, reopen
 from orchestration.refresh import worker as workers
-from orchestration.refresh.machine import Move, Request, SetHead, Wait
+from orchestration.refresh.actions import Move, Request, SetHead, Wait
 from orchestration.refresh.personalize import Personalize
 from orchestration.refresh.record import Head, Record, State
 from tests.orchestration.refresh import world
@@ -60,12 +60,12 @@ def never_adopts(patch: Patch) -> None:
 
 def update_not_told_apart(patch: Patch) -> None:
     """The token is not looked at: any update to the version counts as ours."""
-    whole = machine._change_campaign
+    whole = machine.change_campaign
 
     def change(record: Record, *others: Any) -> Any:
         return whole(replace(record, replaced_update=""), *others)
 
-    patch.setattr(machine, "_change_campaign", change)
+    patch.setattr(machine, "change_campaign", change)
 
 
 def done_when_the_call_returns(patch: Patch) -> None:
@@ -141,17 +141,18 @@ class _Unwritten:
 
 
 def reopened_without_the_head(patch: Patch) -> None:
-    def reopen(worker: Any, record: Record, state: State, why: str, changes: dict[str, Any]) -> Record:
+    def reopened(worker: Any, record: Record, state: State, why: str, changes: dict[str, Any]) -> Record:
         try:
             return worker.ledger.write(record.moved(state, why, worker.clock(), **changes))
         except workers.Conflict:
             raise UsageError("changed meanwhile") from None
 
-    patch.setattr(Worker, "_reopen", reopen)
+    patch.setattr(reopen, "_reopen", reopened)
 
 
 def turns_ignored(patch: Patch) -> None:
-    patch.setattr(machine, "_turn", lambda record, seen, now, policy, turn: None)
+    for module in (machine, campaign_change):
+        patch.setattr(module, "turn_to", lambda record, seen, now, policy, turn: None)
 
 
 def turn_taken_from_anybody(patch: Patch) -> None:
@@ -159,7 +160,7 @@ def turn_taken_from_anybody(patch: Patch) -> None:
 
 
 def metrics_gate_open(patch: Patch) -> None:
-    patch.setattr(machine, "metrics_verdict", lambda new, serving, policy: (True, "open"))
+    patch.setattr(campaign_change, "metrics_verdict", lambda new, serving, policy: (True, "open"))
 
 
 def data_gate_open(patch: Patch) -> None:
@@ -188,8 +189,8 @@ def serving_not_written(patch: Patch) -> None:
         back = record.state in (State.ROLLBACK_REQUESTED, State.ROLLBACK_IN_PROGRESS)
         return Move(State.ROLLED_BACK if back else State.DEPLOYMENT_ACTIVE, "served")
 
-    patch.setattr(machine, "_served", served)
-    patch.setattr(Worker, "reconcile", lambda worker: "")
+    patch.setattr(campaign_change, "_served", served)
+    patch.setattr(reconcile, "reconcile", lambda worker: [])
 
 
 def imported_not_written(patch: Patch) -> None:
@@ -203,15 +204,15 @@ def imported_not_written(patch: Patch) -> None:
 
 
 def drift_ignored(patch: Patch) -> None:
-    patch.setattr(Worker, "reconcile", lambda worker: "")
+    patch.setattr(reconcile, "reconcile", lambda worker: [])
 
 
 def forgotten_not_rejoined(patch: Patch) -> None:
-    patch.setattr(Worker, "rejoin", lambda worker: None)
+    patch.setattr(reconcile, "rejoin", lambda worker: [])
 
 
 def retried_under_the_same_name(patch: Patch) -> None:
-    patch.setattr(workers, "_RETRIED", {state: (to, False) for state, (to, _) in workers._RETRIED.items()})
+    patch.setattr(reopen, "_RETRIED", {state: (to, False) for state, (to, _) in reopen._RETRIED.items()})
 
 
 def head_read_after_the_record(patch: Patch) -> None:

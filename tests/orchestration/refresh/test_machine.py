@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration.refresh import machine
+from orchestration.refresh.actions import Look, Move, Observation, Request, SetHead, Wait
 from orchestration.refresh.interactions_data import Data
-from orchestration.refresh.machine import Look, Move, Observation, Request, SetHead, Wait, next_action, what_to_look_at
+from orchestration.refresh.machine import next_action, what_to_look_at
 from orchestration.refresh.policy import Policy
 from orchestration.refresh.record import ENDS, Deployment, Head, Record, State, Transition
 from orchestration.refresh.service import Campaign, Progress, Status, Update

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.notify import Event
+from orchestration.refresh import reopen
 from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.local_personalize.core import Durations, Fault
 from orchestration.refresh.policy import Policy
@@ -207,7 +208,7 @@ def test_a_job_that_ends_badly_and_a_persons_retry(shop: Shop, operation: str, k
     record = shop.refresh()
     assert record.state == state and record.reason == ("CREATE STOPPED" if kind == "stopped" else "Of the test.")
     assert shop.served == "shop-first"
-    shop.worker.retry(FIRST, "once more")
+    reopen.retry(shop.worker, FIRST, "once more")
     assert shop.on().state == State.DEPLOYMENT_ACTIVE
     assert shop.served == ("shop-20261101" if operation == "UpdateCampaign" else "shop-20261101-2")
 
@@ -240,7 +241,7 @@ def test_a_worse_version_is_not_deployed_unless_a_person_says_so(world: World, l
         f"{name} 0.4000, 0.80 of the 0.5000 that is served"
     )
     assert shop.served == "shop-first" and world.service.count("UpdateCampaign") == 0
-    shop.worker.retry(FIRST, "the test set changed", {"metrics": "the test set changed"})
+    reopen.retry(shop.worker, FIRST, "the test set changed", {"metrics": "the test set changed"})
     assert shop.on().state == State.DEPLOYMENT_ACTIVE and shop.served == "shop-20261101"
 
 
@@ -251,7 +252,7 @@ def test_training_by_itself_is_found_before_anything_is_imported(shop: Shop) -> 
     assert record.state == State.REJECTED and "--no-perform-auto-training" in record.reason
     assert [shop.made(each) for each in CREATES] == [0, 0, 0]
     client.update_solution(solutionArn=shop.world.shop.solution_arn, performAutoTraining=False)
-    shop.worker.retry(FIRST, "turned off")
+    reopen.retry(shop.worker, FIRST, "turned off")
     assert shop.on().state == State.DEPLOYMENT_ACTIVE
 
 
@@ -261,7 +262,7 @@ def test_a_rollback_leads_to_the_version_before(shop: Shop) -> None:
     shop.refresh(SECOND)
     assert shop.served == "shop-20261108"
     shop.world.service.faults.append(Fault("UpdateCampaign", "lost_reply"))
-    shop.worker.rollback(None, "fewer clicks")
+    reopen.rollback(shop.worker, None, "fewer clicks")
     assert shop.on(SECOND).state == State.ROLLED_BACK
     assert shop.served == "shop-20261101" and shop.made("UpdateCampaign") == 3
     head = shop.ledger.head("shop")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestration.refresh import reconcile, reopen
 from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.ledger import record_of, row_of_head
 from orchestration.refresh.local_personalize.client import Client
@@ -96,17 +97,17 @@ def test_what_is_refused(steps: tuple[Step, ...], action: str, said: str) -> Non
     before = dict(world.watch.rows)
     with pytest.raises(UsageError, match=said):
         if action == "retry":
-            worker.retry(DAY, "a person")
+            reopen.retry(worker, DAY, "a person")
         else:
-            worker.rollback(DAYS[1] if "another" in action else None, "a person")
+            reopen.rollback(worker, DAYS[1] if "another" in action else None, "a person")
     assert world.watch.rows == before
 
 
 def test_a_rollback_asked_for_twice_is_one() -> None:
     world, worker = at(START, ("settle", 12))
-    asked = worker.rollback(None, "a person")
+    asked = reopen.rollback(worker, None, "a person")
     assert asked.state == State.ROLLBACK_REQUESTED
-    assert worker.rollback(DAY, "the same person") == asked
+    assert reopen.rollback(worker, DAY, "the same person") == asked
     worker.tick(DAY)
     world.advance(700)
     worker.tick(DAY)
@@ -127,7 +128,7 @@ def test_a_rollback_asked_for_twice_is_one() -> None:
 def test_a_retry_goes_on_from_the_step_that_failed(operation: str, kind: str, failed: State, goes_on: State) -> None:
     world, worker = at(("fault", operation, kind, 1), START, ("settle", 13))
     assert record(world).state == failed
-    again = worker.retry(DAY, "a person")
+    again = reopen.retry(worker, DAY, "a person")
     assert again.state == goes_on
     for _ in range(14):
         worker.tick(DAY)
@@ -160,16 +161,16 @@ def test_the_log_has_a_line_for_each_event_and_decision() -> None:
 def test_what_somebody_else_deployed_is_known_after_a_sweep() -> None:
     world, worker = at(START, ("settle", 12), ("outsider", 0))
     world.advance(700)
-    (line,) = worker.reconcile()
+    (line,) = reconcile.reconcile(worker)
     assert "which no refresh made" in line
     assert world.watch.head().serving.base_date is None
-    assert worker.reconcile() == []
+    assert reconcile.reconcile(worker) == []
 
 
 def test_a_retry_reads_the_data_again_that_somebody_has_changed() -> None:
     world, worker = at(("fault", "CreateDatasetImportJob", "create_failed", 1), START, ("settle", 13))
     worker.read = lambda directory: replace(world.data(directory), failed=("rows is 3, accepted is at least 1,000",))  # type: ignore[type-var]
-    worker.retry(DAY, "a person")
+    reopen.retry(worker, DAY, "a person")
     worker.tick(DAY)
     assert (record(world).state, record(world).reason) == (State.REJECTED, "rows is 3, accepted is at least 1,000")
 
@@ -179,7 +180,7 @@ def test_an_import_that_was_given_up_and_goes_on_is_not_made_again() -> None:
     world.advance(POLICY.import_hours * 3_600)
     worker.tick(DAY)
     assert record(world).state == State.IMPORT_FAILED
-    worker.retry(DAY, "a person")
+    reopen.retry(worker, DAY, "a person")
     worker.tick(DAY)
     assert (record(world).state, record(world).attempt) == (State.IMPORT_IN_PROGRESS, 1)
     assert len(world.service.imports) == 2  # the shop's own, and ours
@@ -234,18 +235,18 @@ def test_a_rollback_goes_back_from_what_the_ledger_says_or_not_at_all() -> None:
     world, worker = at(START, ("settle", 14), ("outsider", 0))
     world.advance(700)
     with pytest.raises(UsageError, match="as the ledger says: sweep first"):
-        worker.rollback(None, "a person")
+        reopen.rollback(worker, None, "a person")
 
 
 def test_a_rollback_that_was_given_up_and_came_after_all_is_known() -> None:
     world, worker = at(START, ("settle", 14), ("fault", "UpdateCampaign", "slow", 1))
-    worker.rollback(None, "a person")
+    reopen.rollback(worker, None, "a person")
     worker.tick(DAY)
     world.advance(POLICY.deployment_hours * 3_600)
     worker.tick(DAY)
     assert record(world).state == State.ROLLBACK_FAILED
     world.advance(100_000)
-    worker.reconcile()
+    reconcile.reconcile(worker)
     assert record(world).state == State.ROLLED_BACK
     assert world.watch.head().serving.version == record(world).rollback_to
 
@@ -263,3 +264,13 @@ def test_an_increment_waits_for_the_refresh_that_may_close_its_gap() -> None:
                         worker.ledger.head(CAMPAIGN).revision)  # fmt: skip
     worker.tick(day)
     assert record(world, 1).state == State.REJECTED and "nothing was imported before" in record(world, 1).reason
+
+
+def test_an_update_is_built_on_a_full_training_that_is_served() -> None:
+    world, worker = at(START, ("settle", 14))
+    assert worker.ledger.head(CAMPAIGN).full_training == DAY
+    reopen.rollback(worker, None, "a person")
+    for _ in range(4):
+        worker.tick(DAY)
+        world.advance(700)
+    assert record(world).state == State.ROLLED_BACK and worker.ledger.head(CAMPAIGN).full_training is None

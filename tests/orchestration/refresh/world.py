@@ -18,6 +18,7 @@ from botocore.exceptions import ConnectionClosedError
 from greenlet import getcurrent, greenlet
 
 from orchestration.notify import Event
+from orchestration.refresh import reconcile, reopen
 from orchestration.refresh import worker as workers
 from orchestration.refresh.interactions_data import Data
 from orchestration.refresh.ledger import HEAD, Conflict, Row
@@ -338,25 +339,25 @@ def _tick(process: Process) -> None:
 
 def _retry(process: Process) -> None:
     assert process.base_date
-    process.worker.retry(process.base_date, "a person")
+    reopen.retry(process.worker, process.base_date, "a person")
 
 
 def _override(process: Process) -> None:
     assert process.base_date
-    process.worker.retry(process.base_date, "a person", {"data": "known", "metrics": "known"})
+    reopen.retry(process.worker, process.base_date, "a person", {"data": "known", "metrics": "known"})
 
 
 def _rollback(process: Process) -> None:
-    process.worker.rollback(None, "a person")
+    reopen.rollback(process.worker, None, "a person")
 
 
 def _sweep(process: Process) -> None:
     worker = process.worker
-    worker.rejoin()
+    reconcile.rejoin(worker)
     for base_date in worker.ledger.head(CAMPAIGN).open:
         process.base_date = base_date
         worker.tick(base_date)
-    worker.reconcile()
+    reconcile.reconcile(worker)
 
 
 TASKS: dict[str, Callable[[Process], None]] = {
