@@ -73,7 +73,9 @@ def _meaning(error: Exception, ledger: str, command: str) -> Exception | None:
     if isinstance(error, ResponseParserError) or not kinds.isdisjoint(_NO_ANSWER):
         return Lost(said)
     if not kinds.isdisjoint(_NO_CREDENTIALS):
-        return NoAccess(said)
+        return NoAccess(
+            f"{said}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
+        )
     # What is left is wrong in the settings: the region, the profile, the endpoint (a plain ValueError).
     return UsageError(said) if isinstance(error, (BotoCoreError, ValueError)) else None
 

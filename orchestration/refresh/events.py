@@ -45,15 +45,6 @@ class Reading:
     ignored: str = ""
 
 
-def from_event(event: Any, settings: Settings) -> list[Begin]:
-    """The refreshes that an event begins; none where it is not ours, or not of a success.
-
-    Raises:
-      UsageError: it is malformed.
-    """
-    return read_event(event, settings).begins
-
-
 def read_event(event: Any, settings: Settings) -> Reading:
     """The same, with the reason where there are none. Raises: UsageError: it is malformed."""
     if not isinstance(event, Mapping):

@@ -7,7 +7,7 @@ examples:
   python -m orchestration.refresh.local_personalize.server --port 9800
   AWS_ENDPOINT_URL_PERSONALIZE=http://127.0.0.1:9800 aws personalize list-solutions
   # what imports name is read and checked, from any S3:
-  AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 python -m orchestration.refresh.local_personalize.server --check-data
+  AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000 python -m orchestration.refresh.local_personalize.server --check_data
 """
 
 from __future__ import annotations
@@ -185,14 +185,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m orchestration.refresh.local_personalize.server", description=__doc__)
     seconds = number(0, 1e6, "seconds")
     parser.add_argument("--port", type=whole_number(0, 65535), default=0, help="at 127.0.0.1; 0: any that is free")
-    parser.add_argument("--import-seconds", type=seconds, default=3.0, help="how long an import takes")
-    parser.add_argument("--training-seconds", type=seconds, default=5.0, help="how long a solution version takes")
+    parser.add_argument("--import_seconds", type=seconds, default=3.0, help="how long an import takes")
+    parser.add_argument("--training_seconds", type=seconds, default=5.0, help="how long a solution version takes")
     parser.add_argument(
-        "--deployment-seconds", type=seconds, default=2.0, help="how long a campaign or its update takes"
+        "--deployment_seconds", type=seconds, default=2.0, help="how long a campaign or its update takes"
     )
     parser.add_argument("--region", default="eu-central-1", help="the one in the ARNs")
     parser.add_argument(
-        "--check-data",
+        "--check_data",
         action="store_true",
         help="imports read their CSV files from S3 (credentials as boto3 finds them)",
     )

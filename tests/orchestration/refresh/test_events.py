@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.refresh.events import from_event, read_event
+from orchestration.refresh.events import read_event
 from orchestration.refresh.settings import EXAMPLE, read_settings
 from transforms.errors import UsageError
 
@@ -40,20 +40,20 @@ def changed(event: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 
 def test_a_glue_job_s_success_begins_a_refresh_of_the_event_s_utc_day() -> None:
-    (begin,) = from_event(GLUE, SETTINGS)
+    (begin,) = read_event(GLUE, SETTINGS).begins
     assert (begin.campaign, begin.base_date, begin.data) == ("shop", DAY, "s3://shop-interactions/2025-03-03")
     assert begin.why == "the Glue job extract-behaviour, run jr_1, succeeded"
-    (later,) = from_event(changed(GLUE, "time", "2025-03-04T01:30:00+02:00"), SETTINGS)
+    (later,) = read_event(changed(GLUE, "time", "2025-03-04T01:30:00+02:00"), SETTINGS).begins
     assert later.base_date == DAY
 
 
 def test_an_event_of_our_own() -> None:
-    assert [(each.campaign, each.base_date, each.data) for each in from_event(OURS, SETTINGS)] == [
+    assert [(each.campaign, each.base_date, each.data) for each in read_event(OURS, SETTINGS).begins] == [
         ("shop", DAY, "s3://elsewhere/x")
     ]
     without = copy.deepcopy(OURS)
     del without["detail"]["data"]  # type: ignore[attr-defined]
-    assert from_event(without, SETTINGS)[0].data == "s3://shop-interactions/2025-03-03"
+    assert read_event(without, SETTINGS).begins[0].data == "s3://shop-interactions/2025-03-03"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_not_ours_begins_nothing_and_says_why(event: dict[str, Any], why
 )
 def test_a_malformed_event_is_one_line(event: Any, said: str) -> None:
     with pytest.raises(UsageError) as error:
-        from_event(event, SETTINGS)
+        read_event(event, SETTINGS).begins
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

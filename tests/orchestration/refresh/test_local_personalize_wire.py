@@ -261,7 +261,7 @@ def test_the_clock_never_goes_back() -> None:
 
 def test_boto3_is_pointed_at_the_command(monkeypatch: Any) -> None:
     started = subprocess.Popen(
-        [sys.executable, "-m", "orchestration.refresh.local_personalize.server", "--training-seconds", "0"],
+        [sys.executable, "-m", "orchestration.refresh.local_personalize.server", "--training_seconds", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -286,5 +286,5 @@ def test_bad_arguments_are_one_line(capsys: Any) -> None:
         taken = server.url.rsplit(":", 1)[1]
         assert command.main(["--port", taken]) == 2
     assert f"--port {taken} is not usable" in capsys.readouterr().err
-    assert command.main(["--training-seconds", "-1"]) == 2
+    assert command.main(["--training_seconds", "-1"]) == 2
     assert "accepted are seconds from 0" in capsys.readouterr().err
