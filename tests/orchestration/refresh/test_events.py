@@ -106,7 +106,7 @@ def test_what_is_not_ours_begins_nothing_and_says_why(event: dict[str, Any], why
 )
 def test_a_malformed_event_is_one_line(event: Any, said: str) -> None:
     with pytest.raises(UsageError) as error:
-        read_event(event, SETTINGS).begins
+        read_event(event, SETTINGS)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
