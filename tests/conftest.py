@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import Phase, settings
 
 pytest_plugins = ["tests.emulators.fixtures"]
+
+# A shell ignores SIGINT for what it starts in the background, and children inherit that: those that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shrinking a failure of a slow property takes minutes: `pytest --hypothesis-profile shrink` when it is wanted.
 settings.register_profile("quick", deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestration import deploy_dags
+from templates.parameters import TEMPLATES
 from tests.emulators.services import HOST, CloudStorage
 from tests.orchestration.test_deploy import REGISTRY, ROOT, SETTINGS, TAG
 from tests.templates import gcloud
@@ -54,9 +55,7 @@ class Images(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def images(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(
-        Images, "there", {f"{name}:{tag}" for name in ("publish", "features", "predict") for tag in (TAG, "old")}
-    )
+    monkeypatch.setattr(Images, "there", {f"{name}:{tag}" for name in TEMPLATES for tag in (TAG, "old")})
     monkeypatch.setattr(Images, "asked", [])
     with http.server.ThreadingHTTPServer((HOST, 0), Images) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -92,7 +91,7 @@ class TestCloud:
     def test_everything_and_then_nothing(self, settings: Path, composer: str, environment: dict[str, str]) -> None:
         done = self.run(settings, environment)
         assert done.returncode == 0, done.stdout + done.stderr
-        for name in ("publish", "features", "predict"):
+        for name in TEMPLATES:
             spec = json.loads(storage.read_bytes(f"{composer}/clv/templates/{TAG}/{name}.json"))
             assert spec["image"] == f"{REGISTRY}/{name}:{TAG}"
         found = {path.partition("/")[2] for path in storage.list_files(composer)}
@@ -121,7 +120,7 @@ class TestCloud:
         assert planned.returncode == 0, planned.stderr
         builds = [line for line in planned.stdout.splitlines() if "gcloud builds submit" in line]
         assert len(builds) == 1 and f"_IMAGE={REGISTRY}/predict:{TAG}" in builds[0]
-        assert planned.stdout.count("it is there and stays") == 2
+        assert planned.stdout.count("it is there and stays") == len(TEMPLATES) - 1
 
     def test_a_template_of_another_content_is_replaced(
         self, settings: Path, composer: str, environment: dict[str, str]

@@ -24,7 +24,6 @@ from serving.store import open_store
 from tests.dataflow import run_staged, variables
 from tests.dataflow.stub import JOBS, DataflowStub, Ending, Job
 from tests.emulators.services import CloudStorage, FirestoreInDatastoreMode
-from tests.foreground import interruptible
 from tests.pipelines import features_data, publishing
 from transforms import storage
 
@@ -248,7 +247,7 @@ class Tiny:
                 # Nothing is executed: no need to build and stage our packages.
                 "--sdk_location", "container", "--sdk_container_image", "image",
             ],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def _run(self, _: Job) -> Ending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_lost_first_upload_that_takes_long_makes_no_second_version(
 def uploads_fail(patch: pytest.MonkeyPatch, service: VertexStub, status: int, times: int = 1000) -> None:
     """The next uploads end, once begun, with a status of google.rpc.Code, and leave nothing."""
     plain, left = vertex_client.Vertex.operation, iter(range(times))
+    patch.setattr(service, "_seconds", math.inf)  # none ends before it is asked for, however busy the machine
 
     def operation(vertex: vertex_client.Vertex, name: str) -> dict[str, Any]:
         running = service.operations[-1]

@@ -24,7 +24,6 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 from orchestration.refresh.local_personalize import server as command
 from orchestration.refresh.local_personalize.core import Fault, LocalPersonalize, Quotas, ServiceError
 from orchestration.refresh.local_personalize.server import Server
-from tests.foreground import interruptible
 from tests.orchestration.refresh.test_local_personalize_world import SESSION, Clock, World, a_world, boto3_client
 from transforms.errors import UsageError
 
@@ -266,7 +265,6 @@ def test_boto3_is_pointed_at_the_command(monkeypatch: Any) -> None:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=interruptible,
     )
     try:
         assert started.stdout is not None
