@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import threading
 from collections import Counter
 
 import pytest
@@ -16,11 +17,17 @@ from tests.airflow.story import Story, left, now
 pytestmark = pytest.mark.airflow
 
 
-def test_a_killed_run_goes_on(story: Story, install: Install) -> None:
+def test_a_killed_run_goes_on(story: Story, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     due = now() - datetime.timedelta(minutes=2)
     installation = install("killed", retries=2, due=f"{due:%M %H %d %m} *")
     home = installation.home
     home.variables["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "False"
+
+    # A job that is over by the time Airflow is back would be asked for once more, and find its output complete.
+    back = threading.Event()
+    service = installation.cloud.dataflow
+    run = service.run
+    monkeypatch.setattr(service, "run", lambda job: run(job) if back.wait(300) else None)
 
     with Standalone(home) as airflow:  # the first features are computed
         until(lambda: bool(installation.dataflow_jobs()), 200)
@@ -29,6 +36,8 @@ def test_a_killed_run_goes_on(story: Story, install: Install) -> None:
     assert killed.state == "running" and killed.states["features.analysed"] in ("deferred", "running"), str(killed)
 
     with Standalone(home) as airflow:  # the model is being trained
+        until(lambda: home.run(BUILD).states["features.analysed"] == "deferred", 200, lambda: str(home.run(BUILD)))
+        back.set()
         until(lambda: bool(installation.vertex_jobs()), 300, lambda: str(home.run(BUILD)))
         airflow.kill()
     assert home.run(BUILD).state == "running"
