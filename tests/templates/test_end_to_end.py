@@ -163,7 +163,7 @@ def test_what_gcloud_passes_on_reaches_the_job(story: Story) -> None:
 
 def test_features_hold_every_customer_of_the_orders_before_the_cutoff(story: Story) -> None:
     manifest = storage.read_manifest(f"{story.root}/features", "features")
-    orders = features_data.shop_orders().select(["customer_id", "ordered_at"]).to_pylist()
+    orders = shop_orders().select(["customer_id", "ordered_at"]).to_pylist()
     before = {order["customer_id"] for order in orders if order["ordered_at"].date() < CUTOFF}
     assert manifest["code_version"] == CODE_VERSION
     assert manifest["rows"] == len(before) < len({order["customer_id"] for order in orders})
