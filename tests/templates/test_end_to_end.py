@@ -192,7 +192,9 @@ def test_predictions_are_those_of_this_machine(story: Story, tmp_path: Any) -> N
         target = model / path.removeprefix(prefix)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(storage.read_bytes(f"gs://{path}"))
-    arguments = ["--orders", features_data.shop_file(), "--buckets", "3", "--model", str(model)]
+    orders = str(tmp_path / "orders.parquet")
+    pq.write_table(shop_orders(), orders)
+    arguments = ["--orders", orders, "--buckets", "3", "--model", str(model)]
     predict.run([*arguments, "--output", str(tmp_path / "predictions")])
     wanted = features_data.read_rows(tmp_path / "predictions")
     assert story.predictions.schema.equals(wanted.schema, check_metadata=True)
