@@ -9,7 +9,7 @@ from orchestration.notify import Event
 from orchestration.refresh import machine
 from orchestration.refresh.ledger import Conflict
 from orchestration.refresh.record import Deployment, Head, Record, State
-from orchestration.refresh.service import Refused, Status
+from orchestration.refresh.service import Campaign, Refused, Status
 from orchestration.refresh.worker import STEP, Worker
 
 
@@ -24,8 +24,9 @@ def reconcile(worker: Worker) -> list[str]:
     records = worker.ledger.records(worker.campaign)
     found = _late_imports(worker, head, records)
     if not any(record.state in machine.CHANGES_CAMPAIGN for record in records):
-        _late_rollbacks(worker, records)
-        found += _served_otherwise(worker, found[-1][0] if found else head, records)
+        campaign = worker.service.campaign()
+        _late_rollbacks(worker, campaign, records)
+        found += _served_otherwise(worker, campaign, found[-1][0] if found else head, records)
     # Where somebody else writes the head meanwhile the campaign is not quiet, and whoever looks next sees more.
     with contextlib.suppress(Conflict):
         for _, line in found:
@@ -51,18 +52,15 @@ def _late_imports(worker: Worker, head: Head, records: list[Record]) -> list[tup
     return found
 
 
-def _late_rollbacks(worker: Worker, records: list[Record]) -> None:
-    failed = [record for record in records if record.state == State.ROLLBACK_FAILED]
-    served = worker.service.campaign().version if failed else ""
-    for record in failed:
-        if record.rollback_to == served:
-            line = f"the campaign serves {served}: the rollback that was given up is done"
+def _late_rollbacks(worker: Worker, campaign: Campaign, records: list[Record]) -> None:
+    for record in records:
+        if record.state == State.ROLLBACK_FAILED and record.rollback_to == campaign.version:
+            line = f"the campaign serves {campaign.version}: the rollback that was given up is done"
             with contextlib.suppress(Conflict):  # it is asked for again at this moment
                 worker.ledger.write(record.moved(State.ROLLED_BACK, line, worker.clock()))
 
 
-def _served_otherwise(worker: Worker, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
-    campaign = worker.service.campaign()
+def _served_otherwise(worker: Worker, campaign: Campaign, head: Head, records: list[Record]) -> list[tuple[Head, str]]:
     of_ours = next((record for record in records if record.version == campaign.version), None)
     before = head.serving.version if head.serving else ""
     known = head.serving is not None and (head.serving.base_date is not None or of_ours is None)
